@@ -1,0 +1,64 @@
+"""The model card: what a model folder expects of its input and what it saw. Training writes it, evaluation reads it."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from pathloom.schema import Record
+from pathloom.stage import UserError
+
+CARD_FILE = "pathloom_card.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+class ModelCard(Record):
+    """Input contract of a model folder. `min_pixels` and `max_pixels` are areas after resizing, per picture."""
+
+    name: str
+    base: str
+    style: Literal["cot", "cod", "direct"]
+    tasks: tuple[str, ...] = ()
+    templates: dict[str, tuple[str, ...]] = {}
+    min_pixels: int
+    max_pixels: int
+    mpp_range: tuple[float, float] | None = None
+    trained_on: tuple[str, ...] = ()
+    num_train_samples: int = 0
+    num_parameters: int
+    adapter: bool = False
+    seed: int = 0
+    pathloom_version: str
+
+
+class BadModelFolder(UserError):
+    """A folder that cannot be used as a model; the message names the file and the cure."""
+
+
+def write_card(card: ModelCard, folder: Path) -> None:
+    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model folder. Raises BadModelFolder also for folders whose weights are pickles."""
+    refuse_pickles(folder)
+    path = folder / CARD_FILE
+    if not path.is_file():
+        raise BadModelFolder(f"{path} is missing: a folder written by a `sft` or `init` stage has one")
+    try:
+        return ModelCard.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise BadModelFolder(f"{path} is not a model card: {error}") from error
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise BadModelFolder when the folder holds pickled weights and no safetensors: loading a pickle runs its code."""
+    if any(folder.glob("*.safetensors")):
+        return
+    for pattern in _PICKLES:
+        for path in sorted(folder.glob(pattern)):
+            raise BadModelFolder(
+                f"{path} is a pickle and is not loaded; save the weights as safetensors "
+                "(model.save_pretrained writes them) and point to that folder"
+            )

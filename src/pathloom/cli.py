@@ -1,0 +1,189 @@
+"""The command line: parses and calls, nothing else. Heavy imports wait until a command needs them."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pathloom import __version__
+
+DEFAULT_RUNS = "runs"
+
+_DESCRIPTION = """\
+pathloom turns pathology images into a measured vision-language model.
+
+A recipe (YAML) lists stages in order; each stage leaves a folder under runs/. Run the same command again after a
+crash or a change: finished stages are skipped, a broken one goes on where it stopped.
+"""
+_EPILOG = """\
+examples:
+  pathloom run recipes/quickstart.yaml                   phantoms -> sft -> evaluate -> report, minutes on a laptop
+  pathloom run recipes/tiles.yaml --set tiles.root=DIR   your own folder of labelled tiles
+  pathloom show recipes/tiles.yaml                       what would run, and what is done already
+  pathloom explain phantom/diagnosis/test/00003          where a sample came from and what happened to it
+  pathloom score --task choice --parse free answers.jsonl
+"""
+
+
+def guard_threads() -> None:
+    """Before torch is loaded: idle OpenMP threads sleep instead of spinning.
+
+    Two torch processes with spinning threads on few cores slow each other down about 50 times. Whoever sets one of
+    these variables keeps their choice.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 done, 1 something for the user to mend, 2 wrong usage."""
+    arguments = _parser().parse_args(argv)
+    guard_threads()
+    from pathloom.stage import UserError
+
+    try:
+        return int(arguments.command(arguments) or 0)
+    except UserError as error:
+        print(f"pathloom: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("pathloom: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pathloom",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pathloom {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run", help="run a recipe", description="Run a recipe; finished stages are skipped."
+    )
+    run.add_argument("recipe", type=Path, help="recipe file, for example recipes/quickstart.yaml")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="change one key (repeatable)"
+    )
+    run.add_argument(
+        "--runs", type=Path, default=Path(DEFAULT_RUNS), help="folder of stage folders (default: runs)"
+    )
+    run.set_defaults(command=_run)
+
+    listing = commands.add_parser(
+        "list", help="list recipes, kinds, sources, tasks, benchmarks, presets, phantoms, runs"
+    )
+    listing.add_argument("what", nargs="?", choices=_LISTS, help="only this list")
+    listing.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
+    listing.set_defaults(command=_list)
+
+    show = commands.add_parser("show", help="show a recipe's plan, a stage's manifest or a sample")
+    show.add_argument("thing", help="a recipe file, a stage folder, or a sample id")
+    show.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="as for run")
+    show.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
+    show.set_defaults(command=_show)
+
+    explain = commands.add_parser("explain", help="where a sample came from and what every stage did with it")
+    explain.add_argument("sample_id")
+    explain.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
+    explain.set_defaults(command=_explain)
+
+    score = commands.add_parser(
+        "score",
+        help="grade a file of published outputs",
+        description="Grade outputs in JSON lines: `completion` plus `answer`, or `regions` as [x1,y1,x2,y2]; "
+        "`choices` where there are options. The last line printed is JSON.",
+    )
+    score.add_argument("file", type=Path, help="JSON lines")
+    score.add_argument(
+        "--task", required=True, help="choice, yes_no, label, count, short_answer, caption or boxes"
+    )
+    score.add_argument(
+        "--parse", choices=("tagged", "free"), default="tagged", help="tagged is strict (default)"
+    )
+    score.add_argument("--out", type=Path, help="write one graded line a completion to this file")
+    score.set_defaults(command=_score)
+
+    doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from pathloom.recipe import load_recipe
+    from pathloom.run import run_recipe
+
+    report = run_recipe(load_recipe(arguments.recipe, arguments.set), arguments.runs, _say)
+    if report is not None:
+        from pathloom.evaluate.summary import terminal_summary
+
+        print(terminal_summary(report / "report.json"))
+        print(f"report: {report / 'report.html'}")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+_LISTS = ("recipes", "kinds", "sources", "tasks", "benchmarks", "presets", "phantoms", "runs")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from pathloom.listing import list_lines
+
+    for what in [arguments.what] if arguments.what else _LISTS:
+        print(f"{what}:")
+        for line in list_lines(what, arguments.runs):
+            print(f"  {line}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from pathloom.listing import show_lines
+
+    print("\n".join(show_lines(arguments.thing, arguments.runs, arguments.set)))
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from pathloom.listing import explain_lines
+
+    print("\n".join(explain_lines(arguments.sample_id, arguments.runs)))
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from pathloom.evaluate.score_file import score_file
+    from pathloom.stage import UserError
+
+    try:
+        result = score_file(arguments.file, arguments.task, parse=arguments.parse, out=arguments.out)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from error
+    print(json.dumps(result))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pathloom.doctor import examine
+
+    healthy = True
+    for check in examine():
+        healthy &= check.ok
+        print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.finding}")
+        if not check.ok:
+            print(f"     cure: {check.cure}")
+    return 0 if healthy else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

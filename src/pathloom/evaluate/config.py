@@ -1,0 +1,74 @@
+"""Entries of the evaluation stages. No torch here: a recipe is checked before anything heavy is loaded."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from pathloom.benchmarks import find_benchmark
+from pathloom.stage import ModelRef, StageConfig
+
+Control = Literal["no_image", "wrong_image", "shuffled_options"]
+
+
+class EvaluateConfig(StageConfig):
+    """Entry of a recipe: a list of benchmarks on a model folder, with controls where asked for."""
+
+    version: ClassVar[int] = 1
+
+    kind: Literal["evaluate"]
+    model: ModelRef
+    samples: tuple[str, ...] = Field(min_length=1, description="stages that hold the benchmarks' Samples")
+    benchmarks: tuple[str, ...] = Field(min_length=1)
+    controls: tuple[Control, ...] = ()
+    batch_size: int = Field(default=32, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, description="a longer completion is cut and may not parse")
+    limit: int | None = Field(default=None, ge=1, description="at most so many Samples of each benchmark")
+    num_resamples: int = Field(default=2000, ge=100, description="bootstrap draws")
+    seed: int = 0
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _benchmarks_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(find_benchmark(name).name for name in names)
+
+    def needs(self) -> tuple[str, ...]:
+        return (*self.samples, *self.model.needs())
+
+
+class ProbeConfig(StageConfig):
+    """Entry of a recipe: logistic regression on the features of a pretrained encoder, on the same split."""
+
+    version: ClassVar[int] = 1
+
+    kind: Literal["probe"]
+    samples: tuple[str, ...] = Field(min_length=1)
+    benchmark: str
+    encoder: Literal["efficientnet_lite0"] = "efficientnet_lite0"
+    num_resamples: int = Field(default=2000, ge=100)
+    seed: int = 0
+
+    @field_validator("benchmark")
+    @classmethod
+    def _benchmark_is_known(cls, name: str) -> str:
+        return find_benchmark(name).name
+
+    def needs(self) -> tuple[str, ...]:
+        return self.samples
+
+
+class ReportConfig(StageConfig):
+    """Entry of a recipe: one page over what the named stages measured, in this order."""
+
+    version: ClassVar[int] = 1
+
+    kind: Literal["report"]
+    title: str = ""
+    stages: tuple[str, ...] = Field(min_length=1, description="evaluate, probe and sft stages to show")
+    samples: tuple[str, ...] = Field(
+        min_length=1, description="stages that hold the pictures of the examples"
+    )
+    num_examples: int = Field(default=12, ge=0, description="for each stage and benchmark")
+    notes: tuple[str, ...] = ()
+
+    def needs(self) -> tuple[str, ...]:
+        return (*self.stages, *self.samples)

@@ -1,0 +1,391 @@
+"""Many Scores to metrics with 95 % intervals, paired differences, confusion and agreement of reasoning and answer.
+
+Every metric is a sum over Samples followed by a formula (`_Tally`). A resample therefore only weights the sums of
+the groups, so that all resamples are one matrix product.
+
+Intervals are percentile bootstrap (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3) over
+whole groups of `Sample.origin.group`, because Samples of one patient, slide or book are not independent (Field &
+Welsh 2007, Bootstrapping clustered data, J. R. Stat. Soc. B 69, 369-390). One group says nothing about the spread
+between groups: then Samples are resampled, the interval is too narrow for a claim about new groups, and
+`resampling_unit` says so.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathloom.evaluate.reasoning import finding_vocabulary, named_finding
+from pathloom.schema import Sample
+from pathloom.tasks.parsing import normalise, reasoning_of
+from pathloom.tasks.task import Score, Task
+
+__all__ = [
+    "Difference",
+    "Interval",
+    "Scored",
+    "agreement",
+    "compare",
+    "confusion",
+    "measure",
+    "named_finding",
+    "resampling_unit",
+]
+
+Floats = NDArray[np.float64]
+
+CELLS_AT_ONCE = 2_000_000
+"""Weights held at once (resamples x groups): bounds memory to some 50 MB."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A Sample and the Score of one answer to it."""
+
+    sample: Sample
+    score: Score
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric and its 95 % interval, in the metric's own unit; NaN where it cannot be computed."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric after minus before on the same n Samples, its 95 % interval and a two-sided p-value."""
+
+    difference: float
+    low: float
+    high: float
+    n: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """A metric as sums and a formula.
+
+    components  [sample, component]
+    combine     sums [..., component] -> values [...]; NaN where the metric is undefined
+    """
+
+    components: Floats
+    combine: Callable[[Floats], Floats]
+
+
+# ------------------------------------------------------------------------------------------------- public
+def measure(
+    task: Task, scored: Sequence[Scored], *, seed: int = 0, num_resamples: int = 2000
+) -> dict[str, Interval]:
+    """The task's metric, then "parse_rate", then the task's further metrics, each with its interval.
+
+    An answer that could not be parsed counts as wrong: 0 in every mean, never a predicted label, and all its true
+    boxes missed (one false box where the picture holds none, so that silence does not pay). The one exception is
+    "mean_absolute_error" of counts, which is over parsed answers and NaN when there are none.
+    Boxes: precision, recall and f1 pool all boxes at IoU 0.5; ap50 and mean_iou are means over Samples.
+    The same seed gives the same interval. Raises ValueError for no Samples.
+    """
+    tallies = _tallies(task, scored)
+    sums = _Resampler(scored, seed, num_resamples)
+    intervals: dict[str, Interval] = {}
+    for name, tally in tallies.items():
+        value = tally.combine(tally.components.sum(axis=0))
+        low, high = _percentiles(tally.combine(sums.of(tally.components)))
+        intervals[name] = Interval(float(value), low, high)
+    return intervals
+
+
+def compare(
+    task: Task,
+    before: Sequence[Scored],
+    after: Sequence[Scored],
+    *,
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> Difference:
+    """The paired difference, after minus before, of the task's metric, by resampling groups with both answers.
+
+    p-value: McNemar's test in its exact form (McNemar 1947, Psychometrika 12, 153-157; two-sided binomial with
+    p = 1/2 on the Samples that only one side got right) when the metric is a share of right answers and every
+    group holds one Sample. Otherwise the bootstrap's: with d the resampled differences,
+    min(1, 2 (1 + min(#{d <= 0}, #{d >= 0})) / (1 + resamples)), which asks whether the interval holds 0 (Davison
+    & Hinkley 1997, Bootstrap Methods and their Application, chapter 4, for the added ones).
+    Raises ValueError when the two do not answer the same Samples once each.
+    """
+    pairs = _paired(before, after)
+    before, after = [old for old, _ in pairs], [new for _, new in pairs]
+    old_tally, new_tally = _tallies(task, before)[task.metric], _tallies(task, after)[task.metric]
+    resampler = _Resampler(before, seed, num_resamples)
+    both = resampler.of(np.hstack([old_tally.components, new_tally.components]))
+    width = old_tally.components.shape[1]
+    differences = new_tally.combine(both[:, width:]) - old_tally.combine(both[:, :width])
+    difference = float(
+        new_tally.combine(new_tally.components.sum(axis=0))
+        - old_tally.combine(old_tally.components.sum(axis=0))
+    )
+    low, high = _percentiles(differences)
+    correct = np.array([[old.score.correct, new.score.correct] for old, new in pairs])
+    all_single = resampler.num_groups == len(pairs)
+    if task.metric == "accuracy" and all_single and np.isin(correct, (0.0, 1.0)).all():
+        p_value = _mcnemar(correct[:, 0], correct[:, 1])
+    else:
+        fewer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+        p_value = min(1.0, 2 * (1 + fewer) / (1 + len(differences)))
+    return Difference(difference, low, high, len(pairs), p_value)
+
+
+def confusion(scored: Sequence[Scored]) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Labels in order and counts [truth][predicted] of choice or label answers; the last column is "no answer".
+
+    Labels are the texts that occur as truth or answer, told apart after normalising; a row stands for each.
+    """
+    texts: dict[str, str] = {}
+    for one in scored:
+        for text in (one.sample.answer, one.score.answer):
+            if text is not None:
+                texts.setdefault(normalise(str(text)), str(text))
+    order = {key: place for place, key in enumerate(sorted(texts))}
+    counts = [[0] * (len(order) + 1) for _ in order]
+    for one in scored:
+        answer = one.score.answer
+        column = len(order) if answer is None else order[normalise(str(answer))]
+        counts[order[normalise(one.sample.answer)]][column] += 1
+    return tuple(texts[key] for key in order), tuple(map(tuple, counts))
+
+
+def agreement(
+    task: Task,
+    scored: Sequence[Scored],
+    completions: Sequence[str],
+    *,
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> dict[str, Interval]:
+    """Whether the reasoning supports the truth and the answer, by the finding that it names last.
+
+    "finding_agrees_with_truth": share of the Samples with a `finding` whose reasoning names it; naming none is
+    disagreement. "finding_agrees_with_answer": among Samples with a named finding and a parsed answer, the share
+    where the one implies the other. For choice and label the finding must be the answer's text (only Samples
+    whose own answer is their finding count: a stain does not imply a diagnosis); for yes_no the answer must be
+    yes exactly when the named finding is `asked_finding`. A metric without any such Sample is left out.
+    `completions` stand in the order of `scored`.
+    """
+    vocabulary = finding_vocabulary([one.sample for one in scored])
+    truth: list[tuple[Scored, bool]] = []
+    answer: list[tuple[Scored, bool]] = []
+    for one, completion in zip(scored, completions, strict=True):
+        named = named_finding(reasoning_of(completion), vocabulary)
+        if one.sample.finding is not None:
+            truth.append((one, named is not None and normalise(named) == normalise(one.sample.finding)))
+        agrees = None if named is None else _implies(task, one, normalise(named))
+        if agrees is not None:
+            answer.append((one, agrees))
+    intervals: dict[str, Interval] = {}
+    for name, kept in (("finding_agrees_with_truth", truth), ("finding_agrees_with_answer", answer)):
+        if kept:
+            tally = _mean([float(agrees) for _, agrees in kept])
+            resampled = _Resampler([one for one, _ in kept], seed, num_resamples).of(tally.components)
+            value = float(tally.combine(tally.components.sum(axis=0)))
+            intervals[name] = Interval(value, *_percentiles(tally.combine(resampled)))
+    return intervals
+
+
+def resampling_unit(scored: Sequence[Scored]) -> Literal["group", "sample"]:
+    """What the intervals resample: groups, or single Samples when all of them belong to one group."""
+    return "group" if len({one.sample.origin.group for one in scored}) > 1 else "sample"
+
+
+# ------------------------------------------------------------------------------------------- resampling
+class _Resampler:
+    """Sums over resampled groups. The draws depend on the seed and the number of groups only."""
+
+    def __init__(self, scored: Sequence[Scored], seed: int, num_resamples: int) -> None:
+        if not scored:
+            raise ValueError("no samples to measure")
+        if num_resamples < 1:
+            raise ValueError(f"num_resamples is {num_resamples}; at least 1 is needed")
+        groups = [one.sample.origin.group for one in scored]
+        names = {name: place for place, name in enumerate(dict.fromkeys(groups))}
+        if len(names) == 1:
+            self._group_of_sample = np.arange(len(scored))
+        else:
+            self._group_of_sample = np.array([names[group] for group in groups])
+        self.num_groups = int(self._group_of_sample.max()) + 1
+        self._seed, self._num_resamples = seed, num_resamples
+
+    def of(self, components: Floats) -> Floats:
+        """[resample, component] from [sample, component]."""
+        by_group = np.zeros((self.num_groups, components.shape[1]))
+        np.add.at(by_group, self._group_of_sample, components)
+        generator = np.random.default_rng(self._seed)
+        chunk = max(1, CELLS_AT_ONCE // self.num_groups)
+        sums = []
+        for start in range(0, self._num_resamples, chunk):
+            rows = min(chunk, self._num_resamples - start)
+            drawn = generator.integers(0, self.num_groups, size=(rows, self.num_groups), dtype=np.int64)
+            drawn += np.arange(rows)[:, None] * self.num_groups
+            weights = np.bincount(drawn.ravel(), minlength=rows * self.num_groups)
+            sums.append(weights.reshape(rows, self.num_groups).astype(np.float64) @ by_group)
+        return np.vstack(sums)
+
+
+def _percentiles(resampled: Floats) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % points of the resamples in which the metric is defined."""
+    defined = resampled[np.isfinite(resampled)]
+    if not len(defined):
+        return math.nan, math.nan
+    low, high = np.percentile(defined, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _paired(before: Sequence[Scored], after: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
+    sides = []
+    for name, side in (("before", before), ("after", after)):
+        by_id = {one.sample.id: one for one in side}
+        if len(by_id) != len(side):
+            twice = next(key for key, n in Counter(one.sample.id for one in side).items() if n > 1)
+            raise ValueError(f"sample {twice!r} stands twice on the {name} side; each must be answered once")
+        sides.append(by_id)
+    missing = sorted(sides[0].keys() ^ sides[1].keys())
+    if missing:
+        raise ValueError(
+            f"the two sides answer different samples ({len(missing)} on one side only, first {missing[0]!r}); "
+            "keep the samples that both answered"
+        )
+    return [(one, sides[1][key]) for key, one in sides[0].items()]
+
+
+def _mcnemar(before: Floats, after: Floats) -> float:
+    """Two-sided exact p-value from the numbers of Samples that only one side got right."""
+    gained, lost = int((after > before).sum()), int((after < before).sum())
+    discordant = gained + lost
+    term, tail = 1, 1
+    for k in range(min(gained, lost)):
+        term = term * (discordant - k) // (k + 1)
+        tail += term
+    return min(1.0, 2 * tail / 2**discordant)
+
+
+# ------------------------------------------------------------------------------------------------ metrics
+def _tallies(task: Task, scored: Sequence[Scored]) -> dict[str, _Tally]:
+    correct = _mean([one.score.correct for one in scored])
+    parsed = _mean([float(one.score.answer is not None) for one in scored])
+    make_further = _FURTHER.get(task.name)
+    further = make_further(scored) if make_further else {}
+    tallies = {task.metric: further.pop(task.metric, correct), "parse_rate": parsed, **further}
+    if task.name == "label":
+        tallies["accuracy"] = correct
+    return tallies
+
+
+def _mean(values: Sequence[float]) -> _Tally:
+    """The mean over Samples."""
+    components = np.column_stack([np.asarray(values, dtype=np.float64), np.ones(len(values))])
+    return _Tally(components, _first_over_second)
+
+
+def _first_over_second(sums: Floats) -> Floats:
+    return _ratio(sums[..., 0], sums[..., 1], math.nan)
+
+
+def _ratio(top: Floats, bottom: Floats, otherwise: Floats | float) -> Floats:
+    """top / bottom, and `otherwise` where the bottom is 0."""
+    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), otherwise)
+
+
+def _mean_of_part(scored: Sequence[Scored], part: str) -> _Tally:
+    return _mean([one.score.parts.get(part, 0.0) for one in scored])
+
+
+def _count_tallies(scored: Sequence[Scored]) -> dict[str, _Tally]:
+    errors = [one.score.parts.get("absolute_error", 0.0) for one in scored]
+    components = np.column_stack([errors, [float(one.score.answer is not None) for one in scored]])
+    return {"mean_absolute_error": _Tally(components, _first_over_second)}
+
+
+def _short_answer_tallies(scored: Sequence[Scored]) -> dict[str, _Tally]:
+    return {"token_f1": _mean_of_part(scored, "token_f1")}
+
+
+def _boxes_tallies(scored: Sequence[Scored]) -> dict[str, _Tally]:
+    """Components: true positives, predicted boxes, true boxes."""
+    rows = []
+    for one in scored:
+        num_true = float(len(one.sample.regions))
+        silent = float(num_true == 0) if one.score.answer is None else 0.0
+        parts = one.score.parts
+        rows.append([parts.get("true_positives", 0.0), parts.get("num_predicted", silent), num_true])
+    components = np.array(rows)
+
+    def share(of: Callable[[Floats], Floats], scale: float = 1.0) -> _Tally:
+        def combine(sums: Floats) -> Floats:
+            # Nothing to find and nothing claimed is a perfect result (VLM-R1); one of the two alone is 0.
+            nothing = (sums[..., 1] + sums[..., 2]) == 0
+            return _ratio(scale * sums[..., 0], of(sums), np.where(nothing, 1.0, 0.0))
+
+        return _Tally(components, combine)
+
+    return {
+        "f1": share(lambda sums: sums[..., 1] + sums[..., 2], scale=2.0),
+        "precision": share(lambda sums: sums[..., 1]),
+        "recall": share(lambda sums: sums[..., 2]),
+        "ap50": _mean_of_part(scored, "ap50"),
+        "mean_iou": _mean_of_part(scored, "mean_iou"),
+    }
+
+
+def _label_tallies(scored: Sequence[Scored]) -> dict[str, _Tally]:
+    """Components: for each label that occurs as truth, its Samples, those found, and those given this label."""
+    truths = [normalise(one.sample.answer) for one in scored]
+    given = [None if one.score.answer is None else normalise(str(one.score.answer)) for one in scored]
+    place = {label: k for k, label in enumerate(sorted(set(truths)))}
+    num = len(place)
+    components = np.zeros((len(scored), 3 * num))
+    for row, (truth, answer) in enumerate(zip(truths, given, strict=True)):
+        components[row, place[truth]] = 1.0
+        components[row, num + place[truth]] = float(truth == answer)
+        if answer in place:
+            components[row, 2 * num + place[answer]] = 1.0
+
+    def mean_over_labels(values: Floats, occurs: Floats) -> Floats:
+        return _ratio(np.where(occurs > 0, values, 0.0).sum(axis=-1), (occurs > 0).sum(axis=-1), math.nan)
+
+    def balanced(sums: Floats) -> Floats:
+        occurs, found = sums[..., :num], sums[..., num : 2 * num]
+        return mean_over_labels(_ratio(found, occurs, 0.0), occurs)
+
+    def macro_f1(sums: Floats) -> Floats:
+        occurs, found, claimed = sums[..., :num], sums[..., num : 2 * num], sums[..., 2 * num :]
+        return mean_over_labels(_ratio(2 * found, occurs + claimed, 0.0), occurs)
+
+    return {"balanced_accuracy": _Tally(components, balanced), "macro_f1": _Tally(components, macro_f1)}
+
+
+_FURTHER: dict[str, Callable[[Sequence[Scored]], dict[str, _Tally]]] = {
+    "boxes": _boxes_tallies,
+    "count": _count_tallies,
+    "label": _label_tallies,
+    "short_answer": _short_answer_tallies,
+}
+
+
+def _implies(task: Task, one: Scored, named: str) -> bool | None:
+    """Whether the named finding implies the parsed answer; None where the two say nothing about each other."""
+    answer, sample = one.score.answer, one.sample
+    if answer is None:
+        return None
+    if task.name in ("choice", "label") and sample.finding is not None:
+        answered_by_finding = normalise(sample.answer) == normalise(sample.finding)
+        return named == normalise(str(answer)) if answered_by_finding else None
+    if task.name == "yes_no" and sample.asked_finding is not None:
+        return (answer == "yes") == (named == normalise(sample.asked_finding))
+    return None

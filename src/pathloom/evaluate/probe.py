@@ -1,0 +1,73 @@
+"""Stage `probe`: logistic regression on frozen features, on the same split and in the same table as the model.
+
+It says what a plain encoder already knows; a vision-language model below it has not learnt to see.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from pathloom.benchmarks import find_benchmark
+from pathloom.evaluate.config import ProbeConfig
+from pathloom.evaluate.measure import Prediction, write_measurements
+from pathloom.evaluate.select import NO_CONTROL, held_out
+from pathloom.images import load_pixels
+from pathloom.models.embed import embed
+from pathloom.schema import FOLD_PREFIX, Sample
+from pathloom.stage import UserError
+from pathloom.store import read_samples
+from pathloom.tasks import find_task
+from pathloom.tasks.task import Score
+
+MAX_ITERATIONS = 2000
+
+
+def run_probe(config: ProbeConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    """Fit on the training Samples, or fold by fold, and measure on the held-out ones."""
+    benchmark = find_benchmark(config.benchmark)
+    samples = [sample for name in config.samples for sample in read_samples(inputs[name])]
+    samples = [s for s in samples if s.task == benchmark.task and benchmark.source in ("*", s.origin.source)]
+    if not held_out(samples, benchmark, None) or any(not sample.answer for sample in samples):
+        raise UserError(
+            f"{config.name}: {', '.join(config.samples)} hold no labelled held-out Sample of {benchmark.name}"
+        )
+    pictures = tqdm(
+        (load_pixels(s.images[0]) for s in samples), total=len(samples), desc=config.name, leave=False
+    )
+    features = embed(pictures, config.encoder)
+    answers = _predict(samples, features, config.seed)
+    predictions = [
+        _prediction(benchmark.name, sample, answer)
+        for sample, answer in zip(samples, answers, strict=True)
+        if answer
+    ]
+    write_measurements(config.name, predictions, out, num_resamples=config.num_resamples, seed=config.seed)
+    return {"answers": len(predictions), "features": features.shape[1]}
+
+
+def _predict(samples: Sequence[Sample], features: np.ndarray, seed: int) -> list[str]:
+    """A label for each held-out Sample, "" for training Samples."""
+    splits = np.array([sample.split for sample in samples])
+    labels = np.array([sample.answer for sample in samples])
+    answers = np.full(len(samples), "", dtype=object)
+    folds = sorted({split for split in splits if split.startswith(FOLD_PREFIX)})
+    for held in folds or ["test"]:
+        training = (splits != held) if folds else (splits == "train")
+        probe = make_pipeline(
+            StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS, random_state=seed)
+        )
+        probe.fit(features[training], labels[training])
+        answers[splits == held] = probe.predict(features[splits == held])
+    return [str(answer) for answer in answers]
+
+
+def _prediction(benchmark: str, sample: Sample, answer: str) -> Prediction:
+    parts = dict(find_task(sample.task).grade(sample, answer))
+    score = Score(answer=answer, correct=parts.pop("correct"), parts=parts)
+    return Prediction(benchmark, NO_CONTROL, sample, completion="", score=score)

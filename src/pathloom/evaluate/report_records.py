@@ -1,0 +1,144 @@
+"""What an evaluation hands to its report: plain frozen records, checked where they are made."""
+
+import math
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+CONTROLS = ("none", "no_image", "wrong_image", "shuffled_options")
+
+# JSON has no NaN: a number that could not be computed is written as null and read back as NaN.
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+# Where None is the honest word for "makes no sense here", NaN means the same.
+Known = Annotated[float | None, BeforeValidator(lambda value: None if value != value else value)]
+ControlName = Annotated[str, Field(pattern=f"^({'|'.join(CONTROLS)})$")]
+Box = tuple[float, float, float, float]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Row(_Model):
+    """One metric of one stage on one benchmark; low and high bound its 95 % interval, all in its own unit."""
+
+    stage: str
+    benchmark: str
+    task: str
+    metric: str
+    control: ControlName
+    value: Number
+    low: Number
+    high: Number
+    n: int
+    chance: Known
+    primary: bool = False
+
+
+class Comparison(_Model):
+    """The paired difference after minus before, on the samples both stages answered."""
+
+    before: str
+    after: str
+    benchmark: str
+    metric: str
+    difference: Number
+    low: Number
+    high: Number
+    n: int
+    p_value: Known
+
+
+class Curve(_Model):
+    """One quantity against the training step; repeat the same stage and name once per fold."""
+
+    stage: str
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[Number, ...]
+
+    @model_validator(mode="after")
+    def _one_value_per_step(self) -> "Curve":
+        if len(self.steps) != len(self.values):
+            raise ValueError(f"curve {self.name}: {len(self.steps)} steps but {len(self.values)} values")
+        return self
+
+
+class Confusion(_Model):
+    """Counts, truth in rows and prediction in columns; one extra column without a label is "no answer"."""
+
+    stage: str
+    benchmark: str
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    @model_validator(mode="after")
+    def _counts_fit_labels(self) -> "Confusion":
+        columns = {len(row) for row in self.counts}
+        if len(self.counts) > len(self.labels) or not columns <= {len(self.labels), len(self.labels) + 1}:
+            raise ValueError(f"confusion of {self.benchmark}: counts do not fit {len(self.labels)} labels")
+        if len(columns) > 1:
+            raise ValueError(f"confusion of {self.benchmark}: rows differ in length")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        extra = bool(self.counts) and len(self.counts[0]) > len(self.labels)
+        return (*self.labels, "no answer") if extra else self.labels
+
+
+class Example(_Model):
+    """One answered sample; boxes are (x0, y0, x1, y1) in pixels of the first image, width_px by height_px."""
+
+    sample_id: str
+    stage: str
+    benchmark: str
+    task: str
+    control: ControlName
+    images_png: tuple[bytes, ...] = ()
+    width_px: int = Field(gt=0)
+    height_px: int = Field(gt=0)
+    true_boxes_px: tuple[Box, ...]
+    predicted_boxes_px: tuple[Box, ...]
+    question: str
+    options: tuple[str, ...]
+    reasoning: str
+    answer: str | None
+    truth: str
+    correct: Number
+    completion: str
+
+    @property
+    def outcome(self) -> str:
+        """ "right" at full credit, "wrong" at none, "partly" between."""
+        if self.correct >= 0.9995:
+            return "right"
+        return "partly" if self.correct > 0 else "wrong"
+
+    def names_option(self, given: str | None, index: int) -> bool:
+        """whether `given` means option `index`: its text, its letter, or the letter it opens with."""
+        if given is None:
+            return False
+        given, option = given.strip(), self.options[index].strip()
+        letters = {chr(ord("A") + index), option[:1]} if _lettered(option) else {chr(ord("A") + index)}
+        return given == option or (given not in self.options and given in letters)
+
+
+class Report(_Model):
+    """All that a page shows; `created` is an ISO 8601 time, `seconds` the wall-clock time of each stage."""
+
+    recipe: str
+    title: str
+    created: str
+    rows: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    confusions: tuple[Confusion, ...] = ()
+    examples: tuple[Example, ...] = ()
+    seconds: dict[str, Number] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+def _lettered(option: str) -> bool:
+    return len(option) > 1 and option[0].isalpha() and option[1] in ".):"

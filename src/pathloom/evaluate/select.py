@@ -1,0 +1,70 @@
+"""Which Samples a benchmark asks about, and what the controls change in them.
+
+A control takes away what the right answer should depend on. A model that keeps its score did not look at it:
+no_image        the prompt alone;
+wrong_image     the picture of another Sample with another answer;
+shuffled_options  the same options under other letters (choice) or in another order (label).
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from pathloom.benchmarks import Benchmark
+from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Sample
+
+NO_CONTROL = "none"
+
+
+def held_out(samples: Iterable[Sample], benchmark: Benchmark, limit: int | None) -> list[Sample]:
+    """The benchmark's Samples in a fixed order; with `limit`, that many spread evenly over them."""
+    chosen = [
+        sample
+        for sample in samples
+        if sample.task == benchmark.task
+        and benchmark.source in ("*", sample.origin.source)
+        and (sample.split == TEST_SPLIT or sample.split.startswith(FOLD_PREFIX))
+    ]
+    if limit is None or limit >= len(chosen):
+        return chosen
+    return [chosen[index * len(chosen) // limit] for index in range(limit)]
+
+
+def apply_control(samples: Sequence[Sample], control: str, seed: int) -> list[Sample]:
+    """The Samples as the control asks them; those it does not apply to are left out. Ids stay the same."""
+    if control == NO_CONTROL:
+        return list(samples)
+    if control == "no_image":
+        return [_without_image(sample) for sample in samples if sample.images]
+    if control == "wrong_image":
+        return _with_wrong_images([sample for sample in samples if sample.images], seed)
+    if control == "shuffled_options":
+        return [_with_shuffled_options(sample, seed) for sample in samples if len(sample.choices) > 1]
+    raise ValueError(f"no control {control!r}")
+
+
+def _without_image(sample: Sample) -> Sample:
+    # Boxes name a picture, so they go too; grading uses the untouched Sample.
+    return sample.model_copy(update={"images": (), "regions": ()})
+
+
+def _with_wrong_images(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Each Sample with the picture of the next one, in a seeded order, whose answer is another."""
+    order = sorted(range(len(samples)), key=lambda index: _rank(samples[index].id, seed))
+    swapped: dict[int, Sample] = {}
+    for position, index in enumerate(order):
+        sample = samples[index]
+        followers = (samples[order[(position + step) % len(order)]] for step in range(1, len(order)))
+        other = next((s for s in followers if (s.answer, s.regions) != (sample.answer, sample.regions)), None)
+        if other is not None:
+            swapped[index] = sample.model_copy(update={"images": other.images})
+    return [swapped[index] for index in sorted(swapped)]
+
+
+def _with_shuffled_options(sample: Sample, seed: int) -> Sample:
+    """Options turned round by a seeded number of places: every option gets another letter."""
+    turn = 1 + int(_rank(sample.id, seed)[:8], 16) % (len(sample.choices) - 1)
+    return sample.model_copy(update={"choices": (*sample.choices[turn:], *sample.choices[:turn])})
+
+
+def _rank(text: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()

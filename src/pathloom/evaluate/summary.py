@@ -1,0 +1,197 @@
+"""Stage `report`: gather what the named stages left into one Report and write it as a page, JSON and Markdown."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pathloom.benchmarks import find_benchmark
+from pathloom.evaluate.config import ReportConfig
+from pathloom.evaluate.measure import METRICS, Prediction, read_predictions
+from pathloom.evaluate.metrics import Scored, compare
+from pathloom.evaluate.report import Comparison, Confusion, Curve, Example, Report, Row, write_report
+from pathloom.evaluate.select import NO_CONTROL
+from pathloom.images import encode_png, load_pixels
+from pathloom.schema import FOLD_PREFIX
+from pathloom.stage import MANIFEST_FILE, UserError, read_jsonl
+from pathloom.store import read_samples
+from pathloom.tasks import find_task
+from pathloom.tasks.parsing import reasoning_of
+
+TRAINING_LOG = "training.jsonl"
+CURVES = ("loss", "token_accuracy")
+
+
+def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    """Write report.html, report.json and report.md into `out`; returns counts for the manifest."""
+    samples = {sample.id: sample for name in config.samples for sample in read_samples(inputs[name])}
+    measured = [name for name in config.stages if (inputs[name] / METRICS).is_file()]
+    if not measured:
+        raise UserError(
+            f"{config.name}.stages: none of {', '.join(config.stages)} is an evaluate or probe stage"
+        )
+    rows: list[Row] = []
+    confusions: list[Confusion] = []
+    predictions: dict[str, list[Prediction]] = {}
+    for name in measured:
+        metrics = json.loads((inputs[name] / METRICS).read_text(encoding="utf-8"))
+        rows += [Row.model_validate(row) for row in metrics["rows"]]
+        confusions += [Confusion.model_validate(confusion) for confusion in metrics["confusions"]]
+        predictions[name] = read_predictions(inputs[name], samples)
+    report = Report(
+        recipe=config.title or config.name,
+        title=config.title or config.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        rows=tuple(rows),
+        comparisons=tuple(_comparisons(measured, predictions)),
+        curves=tuple(curve for name in config.stages for curve in _curves(name, inputs[name])),
+        confusions=tuple(confusions),
+        examples=tuple(
+            example
+            for name in measured
+            for example in _examples(name, predictions[name], config.num_examples)
+        ),
+        seconds={name: _manifest(folder)["seconds"] for name, folder in inputs.items()},
+        notes=(*config.notes, *_notes(inputs)),
+        sources=tuple(_sources(samples.values())),
+    )
+    write_report(report, out)
+    return {"rows": len(rows), "examples": len(report.examples)}
+
+
+def _comparisons(stages: Sequence[str], predictions: Mapping[str, Sequence[Prediction]]) -> list[Comparison]:
+    """Each stage against the one before it, on the Samples that both answered without a control."""
+    comparisons = []
+    for before, after in itertools.pairwise(stages):
+        old, new = _by_benchmark(predictions[before]), _by_benchmark(predictions[after])
+        for name in old.keys() & new.keys():
+            if {one.sample.id for one in old[name]} != {one.sample.id for one in new[name]}:
+                continue  # asked of other Samples: not a pair
+            task = find_task(find_benchmark(name).task)
+            result = compare(task, old[name], new[name])
+            comparisons.append(
+                Comparison(
+                    before=before,
+                    after=after,
+                    benchmark=name,
+                    metric=task.metric,
+                    difference=result.difference,
+                    low=result.low,
+                    high=result.high,
+                    n=result.n,
+                    p_value=result.p_value,
+                )
+            )
+    return sorted(comparisons, key=lambda comparison: comparison.benchmark)
+
+
+def _by_benchmark(predictions: Sequence[Prediction]) -> dict[str, list[Scored]]:
+    scored: dict[str, list[Scored]] = {}
+    for prediction in predictions:
+        if prediction.control == NO_CONTROL:
+            scored.setdefault(prediction.benchmark, []).append(Scored(prediction.sample, prediction.score))
+    return scored
+
+
+def _curves(stage: str, folder: Path) -> list[Curve]:
+    """Training curves of a model folder, one for each fold where there are folds."""
+    curves = []
+    for log in sorted([*folder.glob(TRAINING_LOG), *folder.glob(f"{FOLD_PREFIX}*/{TRAINING_LOG}")]):
+        lines = read_jsonl(log)
+        for name in CURVES:
+            points = [(int(line["step"]), float(line[name])) for line in lines if name in line]
+            if points:
+                steps, values = zip(*points, strict=True)
+                curves.append(Curve(stage=stage, name=name, steps=steps, values=values))
+    return curves
+
+
+def _examples(stage: str, predictions: Sequence[Prediction], num_examples: int) -> list[Example]:
+    """Spread over each benchmark's Samples, so right and wrong answers show in their true proportion."""
+    examples = []
+    of_benchmark: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        if prediction.control == NO_CONTROL:
+            of_benchmark.setdefault(prediction.benchmark, []).append(prediction)
+    for part in of_benchmark.values():
+        count = min(num_examples, len(part))
+        examples += [_example(stage, part[index * len(part) // count]) for index in range(count)]
+    return examples
+
+
+def _example(stage: str, prediction: Prediction) -> Example:
+    sample, score = prediction.sample, prediction.score
+    is_boxes = sample.task == "boxes"
+    predicted = score.answer if isinstance(score.answer, tuple) else ()
+    width_px, height_px = (sample.images[0].width_px, sample.images[0].height_px) if sample.images else (1, 1)
+    return Example(
+        sample_id=sample.id,
+        stage=stage,
+        benchmark=prediction.benchmark,
+        task=sample.task,
+        control=prediction.control,
+        images_png=tuple(encode_png(load_pixels(image)) for image in sample.images),
+        width_px=width_px,
+        height_px=height_px,
+        true_boxes_px=tuple(region.box_px for region in sample.regions),
+        predicted_boxes_px=predicted,
+        question=sample.question,
+        options=sample.choices,
+        reasoning=reasoning_of(prediction.completion),
+        answer=None
+        if score.answer is None
+        else (f"{len(predicted)} boxes" if is_boxes else str(score.answer)),
+        truth=f"{len(sample.regions)} boxes" if is_boxes else sample.answer,
+        correct=score.correct,
+        completion=prediction.completion,
+    )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    return manifest
+
+
+def _notes(inputs: Mapping[str, Path]) -> list[str]:
+    """What readers of a number must know, from the stages' own manifests."""
+    notes = []
+    for name, folder in inputs.items():
+        counts = _manifest(folder)["counts"]
+        drops = counts.get("drops", {})
+        if drops:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in drops.items())
+            notes.append(f"{name}: {sum(drops.values())} records were dropped ({reasons}).")
+        if "template_seen_in_training" in counts:
+            seen = ", ".join(counts["template_seen_in_training"])
+            notes.append(f"{name}: the model was trained in the very wording of {seen}.")
+        if "outside_mpp_range" in counts:
+            notes.append(
+                f"{name}: {counts['outside_mpp_range']} questions lie outside the model's range of mpp."
+            )
+    return notes
+
+
+def _sources(samples: Any) -> list[str]:
+    counts: dict[tuple[str, str], int] = {}
+    for sample in samples:
+        key = (sample.origin.source, sample.origin.licence)
+        counts[key] = counts.get(key, 0) + 1
+    return [
+        f"{source}, licence {licence}, {count} samples" for (source, licence), count in sorted(counts.items())
+    ]
+
+
+def terminal_summary(path: Path) -> str:
+    """The primary numbers of a report.json as a small table for the terminal."""
+    rows = [Row.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    lines = [f"{'stage':<12} {'benchmark':<20} {'control':<17} {'metric':<18} {'value':>6}  95 % interval   chance    n"]
+    for row in rows:
+        if row.primary:
+            chance = "     -" if row.chance is None else f"{row.chance:6.3f}"
+            lines.append(
+                f"{row.stage:<12} {row.benchmark:<20} {row.control:<17} {row.metric:<18} {row.value:6.3f}  "
+                f"{row.low:.3f} - {row.high:.3f}   {chance} {row.n:4d}"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,135 @@
+"""What `pathloom list`, `show` and `explain` print: lines about recipes, stages and Samples, read from the disk."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pathloom.benchmarks import BENCHMARKS
+from pathloom.ingest import SOURCES
+from pathloom.ingest.phantom import QUESTIONS
+from pathloom.models.presets import PRESETS
+from pathloom.recipe import KINDS, load_recipe
+from pathloom.run import plan
+from pathloom.schema import Sample
+from pathloom.stage import MANIFEST_FILE, UserError
+from pathloom.store import read_samples
+from pathloom.tasks import TASKS
+
+
+def list_lines(what: str, runs: Path) -> list[str]:
+    """The entries of one list, a line each."""
+    if what == "recipes":
+        return [f"{path}  {load_recipe(path).description}" for path in sorted(Path("recipes").glob("*.yaml"))]
+    if what == "kinds":
+        return ["ingest", *KINDS]
+    if what == "sources":
+        return [f"{source.name}: {source.summary}" for source in SOURCES]
+    if what == "tasks":
+        return [
+            f"{task.name}: {task.metric}, templates {', '.join(t.name for t in task.templates)}"
+            f"{'' if task.checkable else ' (no rule decides; needs a judge)'}"
+            for task in TASKS
+        ]
+    if what == "benchmarks":
+        return [
+            f"{b.name}: {b.task}, asked as {b.template!r}, version {b.version}, {b.licence}"
+            for b in BENCHMARKS
+        ]
+    if what == "presets":
+        return [
+            f"{preset.name}: {preset.family}{f', {preset.hub_id}' if preset.hub_id else ''}"
+            for preset in PRESETS
+        ]
+    if what == "phantoms":
+        return [f"{question.name}: {question.task}, e.g. {question.seen[0]!r}" for question in QUESTIONS]
+    return [f"{folder.name}  {_seconds(folder)}" for folder in _stage_folders(runs)]
+
+
+def _seconds(folder: Path) -> str:
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    return f"{manifest['kind']}, {manifest['seconds']} s"
+
+
+def _stage_folders(runs: Path) -> list[Path]:
+    """Finished stage folders, oldest first."""
+    return sorted(
+        (path.parent for path in runs.glob(f"*/{MANIFEST_FILE}")), key=lambda folder: folder.stat().st_mtime
+    )
+
+
+def show_lines(thing: str, runs: Path, overrides: Sequence[str]) -> Iterator[str]:
+    """A recipe's plan, a stage folder's manifest, or a Sample."""
+    path = Path(thing)
+    if path.suffix in (".yaml", ".yml"):
+        yield from _show_recipe(path, runs, overrides)
+    elif (path / MANIFEST_FILE).is_file() or (runs / thing / MANIFEST_FILE).is_file():
+        folder = path if (path / MANIFEST_FILE).is_file() else runs / thing
+        yield (folder / MANIFEST_FILE).read_text(encoding="utf-8").rstrip()
+    else:
+        _, sample = next(_find(thing, runs))
+        yield sample.model_dump_json(indent=2, exclude={"images": {"__all__": {"data"}}})
+
+
+def _show_recipe(path: Path, runs: Path, overrides: Sequence[str]) -> Iterator[str]:
+    recipe = load_recipe(path, overrides)
+    yield f"{recipe.name}: {recipe.description}"
+    for stage in plan(recipe, runs):
+        state = "done" if stage.done else "to do"
+        needs = f" <- {', '.join(stage.config.needs())}" if stage.config.needs() else ""
+        yield f"  {stage.config.name} ({stage.config.kind}){needs}: {state}, {stage.folder}"
+
+
+def explain_lines(sample_id: str, runs: Path) -> Iterator[str]:
+    """The chain from the outside world to every answer given about this Sample."""
+    found = list(_find(sample_id, runs))
+    _, sample = found[-1]
+    origin = sample.origin
+    yield f"{sample.id} ({sample.task}, split {sample.split})"
+    yield f"  from {origin.source}: {origin.source_id}"
+    places = {
+        "page": origin.page,
+        "box_pt": origin.box_pt,
+        "box_l0": origin.box_l0,
+        "panel": origin.panel,
+        "caption_span": origin.caption_span,
+    }
+    for name, value in places.items():
+        if value is not None:
+            yield f"    {name} {value}"
+    yield f"  licence {origin.licence}, group {origin.group}"
+    for image in sample.images:
+        mpp = f", {image.mpp} um/px" if image.mpp else ""
+        yield f"  image {image.path}, {image.width_px}x{image.height_px} px{mpp}"
+    for event in sample.history:
+        by = f" by {event.model or event.reviewer}" if event.model or event.reviewer else ""
+        yield f"  {event.step} v{event.version}{by}{f': {event.note}' if event.note else ''}"
+    for folder, _ in found:
+        yield f"  held by {folder.name}"
+    yield f"  question: {sample.question}"
+    yield f"  answer: {sample.answer or [list(region.box_px) for region in sample.regions]}"
+    yield from _answers(sample_id, runs)
+
+
+def _answers(sample_id: str, runs: Path) -> Iterator[str]:
+    for folder in _stage_folders(runs):
+        scores = folder / "scores.jsonl"
+        for line in scores.read_text(encoding="utf-8").splitlines() if scores.is_file() else ():
+            score = json.loads(line)
+            if score["sample_id"] == sample_id:
+                control = "" if score["control"] == "none" else f" ({score['control']})"
+                yield f"  {folder.name}{control}: {score['answer']!r}, correct {score['correct']:g}"
+
+
+def _find(sample_id: str, runs: Path) -> Iterator[tuple[Path, Sample]]:
+    """(stage folder, Sample) wherever it is kept. Raises UserError when nowhere."""
+    found = False
+    for folder in _stage_folders(runs):
+        if (folder / "samples").is_dir():
+            for sample in read_samples(folder):
+                if sample.id == sample_id:
+                    found = True
+                    yield folder, sample
+    if not found:
+        raise UserError(
+            f"no sample {sample_id!r} under {runs}; `pathloom list runs` shows the stages that are there"
+        )

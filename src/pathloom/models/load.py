@@ -1,0 +1,38 @@
+"""A model folder or hub id to a model and its processor; safetensors only, no remote code."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from pathloom.card import ModelCard, read_card, refuse_pickles
+from pathloom.stage import UserError
+
+
+def load_card(location: str) -> ModelCard | None:
+    """The card of a model folder; None for a hub checkpoint, which has none. Raises BadModelFolder."""
+    return read_card(Path(location)) if Path(location).is_dir() else None
+
+
+def load_model(location: str, *, dtype: str = "auto") -> tuple[Any, Any]:
+    """(model, processor) of a folder or a hub id. Raises UserError that names the place when it cannot be had."""
+    if Path(location).is_dir():
+        refuse_pickles(Path(location))
+    try:
+        processor = AutoProcessor.from_pretrained(location, trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model {location}: cannot be loaded ({reason}). A hub model needs network or a filled cache; "
+            "a folder needs config.json, processor files and *.safetensors"
+        ) from error
+    return model, processor
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one, otherwise the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,154 @@
+"""A small vision-language model from nothing: tokenizer trained on the corpus, random weights, real classes.
+
+What is written is an ordinary transformers model folder; AutoProcessor and AutoModelForImageTextToText open it.
+"""
+
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+from pathloom.models.presets import Preset
+
+# Qwen's special tokens, in Qwen's order; the ids follow the small vocabulary's.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+# Single tokens, so that a model of a few million parameters need not learn to spell the answer format.
+ANSWER_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+# Words with their leading space, single digits, punctuation one by one: an option letter is always one token.
+_SPLIT = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s+")
+
+_MODEL_CLASSES: dict[str, Any] = {
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+    "qwen3_vl": Qwen3VLForConditionalGeneration,
+}
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
+    """Byte-level BPE on `texts`; any other text, Chinese included, still encodes through bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_SPLIT, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(ANSWER_TAGS),
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # Ordinary tokens, not special ones: decoding with skip_special_tokens must keep the tags.
+    tokenizer.add_tokens(list(ANSWER_TAGS))
+    return Qwen2Tokenizer(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token=None,
+        additional_special_tokens=list(SPECIAL_TOKENS),
+    )
+
+
+def build_processor(preset: Preset, tokenizer: Qwen2Tokenizer, *, max_pixels: int | None = None) -> Any:
+    """The family's processor. TRL recognises the chat template only byte for byte, so it is TRL's own copy."""
+    size = {
+        "shortest_edge": preset.min_pixels,
+        "longest_edge": max_pixels or preset.max_pixels,
+    }  # areas, not edges
+    template = files("trl").joinpath("chat_templates", f"{preset.family}.jinja").read_text(encoding="utf-8")
+    if preset.family == "qwen2_5_vl":
+        image_processor = Qwen2VLImageProcessor(size=size)
+        return Qwen2_5_VLProcessor(
+            image_processor, tokenizer, Qwen2VLVideoProcessor(), chat_template=template
+        )
+    half = [0.5, 0.5, 0.5]
+    image_processor = Qwen2VLImageProcessor(size=size, patch_size=16, image_mean=half, image_std=half)
+    return Qwen3VLProcessor(image_processor, tokenizer, Qwen3VLVideoProcessor(), chat_template=template)
+
+
+def build_config(preset: Preset, tokenizer: Qwen2Tokenizer | None = None) -> Any:
+    """The family's config; token ids from the tokenizer, or the published ones where there is none."""
+    text: dict[str, Any] = {**preset.text, "tie_word_embeddings": preset.tie_word_embeddings}
+    ids = dict(preset.special)
+    if tokenizer is not None:
+        text |= {
+            "vocab_size": len(tokenizer),
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+        }
+        names = {
+            "image_token_id": "<|image_pad|>",
+            "video_token_id": "<|video_pad|>",
+            "vision_start_token_id": "<|vision_start|>",
+            "vision_end_token_id": "<|vision_end|>",
+        }
+        ids = {key: int(tokenizer.convert_tokens_to_ids(token)) for key, token in names.items()}
+    config_class = Qwen2_5_VLConfig if preset.family == "qwen2_5_vl" else Qwen3VLConfig
+    return config_class(
+        text_config=text,
+        vision_config=dict(preset.vision),
+        tie_word_embeddings=preset.tie_word_embeddings,
+        **ids,
+    )
+
+
+def count_parameters(preset: Preset) -> int:
+    """Parameters of a shape, built on the meta device: no memory is taken and nothing is downloaded."""
+    with torch.device("meta"):
+        model = _MODEL_CLASSES[preset.family](build_config(preset))
+    return int(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def build_model(preset: Preset, config: Any, seed: int) -> Any:
+    """Random weights from `seed`; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _MODEL_CLASSES[preset.family](config)
+    model.generation_config.eos_token_id = getattr(config.text_config, "eos_token_id", None)
+    model.generation_config.pad_token_id = getattr(config.text_config, "pad_token_id", None)
+    return model
+
+
+def save_nano(
+    preset: Preset, texts: Iterable[str], vocab_size: int, seed: int, max_pixels: int, folder: Path
+) -> int:
+    """Train the tokenizer, build the model and save both; returns the number of parameters."""
+    tokenizer = train_tokenizer(texts, vocab_size)
+    processor = build_processor(preset, tokenizer, max_pixels=max_pixels)
+    model = build_model(preset, build_config(preset, tokenizer), seed)
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return int(sum(parameter.numel() for parameter in model.parameters()))

@@ -1,0 +1,1 @@
+"""Synthetic pathology images whose truth is known because they were drawn."""

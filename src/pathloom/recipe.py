@@ -1,0 +1,171 @@
+"""Recipes: plain YAML, typed, checked whole before anything runs.
+
+No interpolation, anchors, expressions or class paths: a recipe is data that a clinician can read and diff. A stage
+may name earlier stages only, so data flow one way by construction.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pathloom.evaluate.config import EvaluateConfig, ProbeConfig, ReportConfig
+from pathloom.ingest import SOURCES
+from pathloom.models.init import InitConfig
+from pathloom.stage import StageConfig, UserError
+from pathloom.train.config import SftConfig
+
+KINDS: Mapping[str, type[StageConfig]] = {
+    "init": InitConfig,
+    "sft": SftConfig,
+    "evaluate": EvaluateConfig,
+    "probe": ProbeConfig,
+    "report": ReportConfig,
+}
+"""Kinds of stage but ingest, whose entry depends on its source."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A name and its stages in order."""
+
+    name: str
+    description: str
+    stages: tuple[StageConfig, ...]
+
+    def stage(self, name: str) -> StageConfig:
+        """The stage of that name. Raises UserError that lists the recipe's stages."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UserError(
+            f"recipe {self.name} has no stage {name!r}; it has {', '.join(s.name for s in self.stages)}"
+        )
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without anchors, and with an error for a key given twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("anchors and aliases are not used in recipes: write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(
+                    f"key {key!r} stands twice in one mapping (line {node.start_mark.line + 1})"
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; `overrides` are `stage.key=value` (value as YAML). Raises UserError naming the key."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; `pathloom list recipes` shows the recipes at hand"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a recipe has the keys name and stages")
+    _refuse_unknown(data, ("name", "description", "stages"), str(path))
+    stages = data.get("stages")
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
+        raise UserError(f"{path}: stages: a list of mappings with name and kind is needed")
+    for override in overrides:
+        _override(stages, override)
+    checked = tuple(_check_stage(stage, str(path)) for stage in stages)
+    _check_references(checked, str(path))
+    name = str(data.get("name") or path.stem)
+    return Recipe(name=name, description=str(data.get("description", "")).strip(), stages=checked)
+
+
+def _override(stages: list[dict[str, Any]], override: str) -> None:
+    """Set one key of one stage, nested keys by dots: `sft.trainer.max_steps=50`."""
+    target, equals, text = override.partition("=")
+    stage_name, *keys = target.strip().split(".")
+    if not equals or not keys:
+        raise UserError(
+            f"--set {override}: write stage.key=value, for example --set sft.trainer.max_steps=50"
+        )
+    named = [stage for stage in stages if stage.get("name") == stage_name]
+    if not named:
+        known = ", ".join(str(stage.get("name")) for stage in stages)
+        raise UserError(f"--set {override}: no stage {stage_name!r}; the recipe has {known}")
+    place: dict[str, Any] = named[0]
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+        if not isinstance(place, dict):
+            raise UserError(f"--set {override}: {key} is a value, not a mapping")
+    try:
+        place[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not YAML: {error}") from error
+
+
+def _check_stage(entry: dict[str, Any], path: str) -> StageConfig:
+    where = f"{path}: stage {entry.get('name', '?')}"
+    kind = str(entry.get("kind"))
+    if kind == "ingest":
+        sources = {source.name: source.config for source in SOURCES}
+        config = _pick(sources, str(entry.get("source")), f"{where}.source")
+    else:
+        config = _pick({**KINDS, "ingest": StageConfig}, kind, f"{where}.kind")
+    _refuse_unknown(entry, tuple(config.model_fields), where)
+    try:
+        return config.model_validate(entry)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(item, config, where) for item in error.errors())) from error
+
+
+def _explain(item: Mapping[str, Any], config: type[StageConfig], where: str) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{where}.{key}: unknown key"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}.{key}: {message}" if key else f"{where}: {message}"
+
+
+def _pick(known: Mapping[str, type[StageConfig]], name: str, where: str) -> type[StageConfig]:
+    if name not in known:
+        raise UserError(f"{where}: unknown value {name!r}{_nearest(name, known)}; known: {', '.join(known)}")
+    return known[name]
+
+
+def _refuse_unknown(entry: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in entry:
+        if key not in known:
+            raise UserError(
+                f"{where}.{key}: unknown key{_nearest(str(key), known)}; known: {', '.join(known)}"
+            )
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _check_references(stages: Sequence[StageConfig], path: str) -> None:
+    """Every stage name is unique and names earlier stages only."""
+    earlier: list[str] = []
+    all_names = [stage.name for stage in stages]
+    for stage in stages:
+        if stage.name in earlier:
+            raise UserError(f"{path}: two stages are called {stage.name!r}; rename one")
+        for needed in stage.needs():
+            if needed not in earlier:
+                why = "comes later; move it up" if needed in all_names else "does not exist"
+                raise UserError(
+                    f"{path}: stage {stage.name} names the stage {needed!r}, which {why}"
+                    f"{_nearest(needed, earlier)}; earlier stages: {', '.join(earlier) or 'none'}"
+                )
+        earlier.append(stage.name)

@@ -1,0 +1,209 @@
+"""Run a recipe. A stage is a folder made from folders: `runs/<stage>-<key>/`, whole or absent.
+
+The key is the hash of kind, version, entry and input keys, so an unchanged stage is skipped and a changed one, with
+all that follows from it, is made anew. Work goes on in `runs/.partial/`, where a killed run finds what it had.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+from pathloom import __version__
+from pathloom.recipe import Recipe
+from pathloom.shards import run_ingest
+from pathloom.stage import MANIFEST_FILE, StageConfig, UserError, write_json
+
+PARTIAL = ".partial"
+KEY_LENGTH = 12
+_RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pillow", "scikit-learn")
+
+StageRunner = Callable[[Any, Mapping[str, Path], Path], dict[str, Any]]
+
+
+def _ingest(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    return run_ingest(config, out)
+
+
+def _init(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.models.init import run_init
+
+    return run_init(config, inputs, out)
+
+
+def _sft(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.train.sft import run_sft
+
+    return run_sft(config, inputs, out)
+
+
+def _evaluate(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.evaluate.generative import run_evaluate
+
+    return run_evaluate(config, inputs, out)
+
+
+def _probe(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.evaluate.probe import run_probe
+
+    return run_probe(config, inputs, out)
+
+
+def _report(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.evaluate.summary import run_report
+
+    return run_report(config, inputs, out)
+
+
+RUNNERS: Mapping[str, StageRunner] = {
+    "ingest": _ingest,
+    "init": _init,
+    "sft": _sft,
+    "evaluate": _evaluate,
+    "probe": _probe,
+    "report": _report,
+}
+"""Imports are inside: a recipe without training never loads trl."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage with its key and folder; `done` when the folder is there."""
+
+    config: StageConfig
+    key: str
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / MANIFEST_FILE).is_file()
+
+
+def plan(recipe: Recipe, root: Path) -> list[PlannedStage]:
+    """Every stage's key and folder, in order. Nothing is run; folders of labelled tiles are listed."""
+    keys: dict[str, str] = {}
+    planned = []
+    for config in recipe.stages:
+        keys[config.name] = _key(config, [keys[name] for name in config.needs()])
+        planned.append(PlannedStage(config, keys[config.name], root / f"{config.name}-{keys[config.name]}"))
+    return planned
+
+
+def _key(config: StageConfig, input_keys: Iterable[str]) -> str:
+    content = {
+        "kind": config.kind,
+        "version": config.version,
+        "config": config.model_dump(mode="json"),
+        "inputs": list(input_keys),
+        "fingerprint": config.fingerprint(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def run_recipe(recipe: Recipe, root: Path, say: Callable[[str], None] = print) -> Path | None:
+    """Run what is not yet there; returns the folder of the published report, or None for a recipe without one.
+
+    Raises UserError for anything the user can mend: wrong entries, missing data, a full disk, a read-only folder.
+    """
+    for config in recipe.stages:
+        config.check()
+    stages = plan(recipe, root)
+    try:
+        (root / PARTIAL).mkdir(parents=True, exist_ok=True)
+        folders = {stage.config.name: stage.folder for stage in stages}
+        report: Path | None = None
+        for number, stage in enumerate(stages, start=1):
+            head = f"[{number}/{len(stages)}] {stage.config.name} ({stage.config.kind})"
+            if stage.done:
+                say(f"{head}: done before, {stage.folder.name}")
+            else:
+                say(f"{head}: running")
+                seconds = _run_stage(stage, {name: folders[name] for name in stage.config.needs()}, root)
+                say(f"{head}: {seconds:.1f} s, {stage.folder.name}")
+            if stage.config.kind == "report":
+                report = _publish(stage.folder, root / recipe.name)
+        return report
+    except OSError as error:
+        raise UserError(_explain_os_error(error, root)) from error
+
+
+def _run_stage(stage: PlannedStage, inputs: Mapping[str, Path], root: Path) -> float:
+    """One stage into its partial folder, then its manifest, then the rename that makes it appear."""
+    partial = root / PARTIAL / stage.folder.name
+    partial.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    counts = RUNNERS[stage.config.kind](stage.config, inputs, partial)
+    seconds = time.monotonic() - start
+    write_json(_manifest(stage, inputs, counts, seconds), partial / MANIFEST_FILE)
+    _sync_tree(partial)
+    partial.rename(stage.folder)
+    _sync_folder(root)
+    return seconds
+
+
+def _manifest(
+    stage: PlannedStage, inputs: Mapping[str, Path], counts: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    return {
+        "stage": stage.config.name,
+        "kind": stage.config.kind,
+        "version": stage.config.version,
+        "key": stage.key,
+        "config": stage.config.model_dump(mode="json"),
+        "inputs": {name: folder.name for name, folder in inputs.items()},
+        "counts": dict(counts),
+        "seconds": round(seconds, 2),
+        "pathloom": __version__,
+        "python": platform.python_version(),
+        "packages": {name: package_version(name) for name in _RECORDED_PACKAGES},
+        "source_hash": _source_hash(),
+    }
+
+
+def _source_hash() -> str:
+    """Hash of pathloom's own files: noted, never part of a key, so that an edited comment reruns nothing."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:KEY_LENGTH]
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
+    """fsync a file or folder: after a power cut the renamed folder must not hold empty files."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(folder: Path, target: Path) -> Path:
+    """Copy the report's files to `runs/<recipe name>/`, each whole or not at all."""
+    target.mkdir(exist_ok=True)
+    for path in sorted(folder.glob("report.*")):
+        partial = target / f".{path.name}.partial"
+        shutil.copyfile(path, partial)
+        partial.replace(target / path.name)
+    return target
+
+
+def _explain_os_error(error: OSError, root: Path) -> str:
+    place = error.filename or root
+    cures = {
+        28: "the disk is full: free some space and run the same command again, finished shards are kept",
+        30: "the file system is read-only: choose another folder with --runs",
+        13: "permission denied: choose a folder you may write to with --runs",
+    }
+    return f"{place}: {cures.get(error.errno or 0, error.strerror or str(error))}"

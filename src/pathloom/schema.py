@@ -1,0 +1,137 @@
+"""The records that touch disk. Every folder that a stage writes holds these and nothing else.
+
+All records are frozen and refuse unknown keys, so a misspelt field fails where it is written. Code never
+reads a free-form bag: a fact that code needs has a field here.
+"""
+
+import math
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TEST_SPLIT = "test"
+FOLD_PREFIX = "fold-"
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 with x1 < x2 and y1 < y2; the unit and frame stand in the name of the field that holds it."""
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Image(Record):
+    """One picture: its bytes (`data`) or, when read in place, only the `path` of its file.
+
+    `path` names the picture for people in either case. Sizes are those of the file's header, in pixels.
+    """
+
+    path: str
+    data: bytes | None = Field(default=None, repr=False)
+    width_px: int = Field(gt=0)
+    height_px: int = Field(gt=0)
+    mpp: float | None = Field(default=None, gt=0, description="micrometres per pixel")
+
+
+class Region(Record):
+    """A labelled box in pixels of `Sample.images[image]`."""
+
+    box_px: Box
+    label: str | None = None
+    image: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _box_has_area(self) -> "Region":
+        x1, y1, x2, y2 = self.box_px
+        if not (all(map(math.isfinite, self.box_px)) and x1 < x2 and y1 < y2):
+            raise ValueError(f"box_px {self.box_px} has no area: x1 < x2 and y1 < y2 are needed")
+        return self
+
+
+class Origin(Record):
+    """Where a Sample came from, down to the pixel or the character.
+
+    `group` is the patient, slide, book or near-duplicate group: what must never stand on both sides of a split.
+    """
+
+    source: str
+    source_id: str
+    licence: str
+    group: str
+    page: int | None = None
+    box_pt: Box | None = None
+    box_l0: Box | None = Field(default=None, description="pixels of the slide's level 0")
+    panel: str | None = None
+    caption_span: tuple[int, int] | None = Field(default=None, description="characters, half open")
+
+
+class Event(Record):
+    """One thing that happened to a Sample: the step, its version, and the model or person behind it."""
+
+    step: str
+    version: int
+    note: str = ""
+    model: str | None = None
+    reviewer: str | None = None
+
+
+class Generation(Record):
+    """What a Generator answered to one request, kept whether or not it was of use."""
+
+    request_key: str
+    model: str
+    text: str
+    parsed_json: str | None = None
+    num_prompt_tokens: int = Field(default=0, ge=0)
+    num_completion_tokens: int = Field(default=0, ge=0)
+    latency_s: float = Field(default=0.0, ge=0)
+    error: str | None = None
+
+
+class Drop(Record):
+    """A record that could not be used, with the reason; counted in the manifest and kept beside the Samples."""
+
+    sample_id: str
+    step: str
+    reason: str
+    detail: str = ""
+
+
+class Sample(Record):
+    """One question about pictures, its answer, where it came from and what happened to it.
+
+    The answer to a choice question is the option's text; a letter exists only in a rendered prompt. Boxes are
+    `regions`. `finding` is what the reasoning should name (a diagnosis, a stain); for a yes/no question
+    `asked_finding` is what the question asks about, so that a named finding implies an answer.
+    `strata` are subgroups that evaluation may report apart, for example "wording=unseen".
+    """
+
+    id: str
+    task: str
+    split: Annotated[str, Field(pattern=r"^(train|val|test|fold-\d+)$")]
+    images: tuple[Image, ...] = ()
+    question: str
+    choices: tuple[str, ...] = ()
+    answer: str = ""
+    regions: tuple[Region, ...] = ()
+    reasoning: str | None = None
+    finding: str | None = None
+    asked_finding: str | None = None
+    strata: tuple[str, ...] = ()
+    origin: Origin
+    history: tuple[Event, ...] = ()
+
+    @model_validator(mode="after")
+    def _regions_name_their_image(self) -> "Sample":
+        for region in self.regions:
+            if region.image >= len(self.images):
+                raise ValueError(
+                    f"sample {self.id}: a region names image {region.image} of {len(self.images)}"
+                )
+        return self
+
+    def changed(self, event: Event, **fields: object) -> "Sample":
+        """A checked copy with `fields` replaced and `event` added to its history."""
+        return Sample(**{**dict(self), **fields, "history": (*self.history, event)})

@@ -1,0 +1,95 @@
+"""What a stage of a recipe is made of: its typed entry, the folder it leaves, and references to earlier stages.
+
+A stage is a folder made from folders. Each kind's entry (a StageConfig) stands beside the code that runs it and
+imports neither torch nor transformers, so any recipe can be checked on any machine.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from pathloom.schema import Record
+
+MANIFEST_FILE = "manifest.json"
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message names the file or key and the cure; the CLI prints only that."""
+
+
+class StageConfig(Record):
+    """One entry of a recipe. `version` is raised by hand when a kind's behaviour changes, which reruns it."""
+
+    version: ClassVar[int] = 1
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    kind: str
+
+    def needs(self) -> tuple[str, ...]:
+        """Names of the earlier stages that this one reads, in order."""
+        return ()
+
+    def check(self) -> None:
+        """Anything that can be known before the first stage runs. Raises UserError."""
+
+    def fingerprint(self) -> str:
+        """What the result depends on besides this entry and the earlier stages; part of the stage's key."""
+        return ""
+
+
+class ModelRef(Record):
+    """A model: one of `stage` (an earlier stage), `folder` (a path) or `hub` (a published checkpoint's id)."""
+
+    stage: str | None = None
+    folder: str | None = None
+    hub: str | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "ModelRef":
+        if sum(value is not None for value in (self.stage, self.folder, self.hub)) != 1:
+            raise ValueError("give exactly one of stage, folder and hub")
+        return self
+
+    def needs(self) -> tuple[str, ...]:
+        return (self.stage,) if self.stage else ()
+
+    def locate(self, inputs: Mapping[str, Path]) -> str:
+        """The folder or hub id that transformers loads."""
+        if self.stage:
+            return str(inputs[self.stage])
+        return self.folder or self.hub or ""
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Indented JSON, on the disk before this returns."""
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, sort_keys=True, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_jsonl(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
+    """One JSON object a line, on the disk before this returns; gives the number of lines."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+        file.flush()
+        os.fsync(file.fileno())
+    return count
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; a last line without its line break was cut off by a kill and is left out."""
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                rows.append(json.loads(line))
+    return rows

@@ -1,0 +1,234 @@
+"""Detection: all boxes of the thing asked for. Answers hold pixels of the stored picture in any prompt's frame.
+
+Four written forms are read: `[[x1,y1,x2,y2],...]`, `<bbox>[x1,y1,x2,y2]</bbox>`,
+`<region>x1 y1 x2 y2</region>` and a JSON list of objects with `bbox_2d`. The first is taught.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from pathloom.schema import Box, Sample
+from pathloom.tasks.free import free_boxes
+from pathloom.tasks.task import Answer, Task, Template
+
+IOU_MATCH = 0.5
+"""PASCAL VOC's threshold (Everingham et al. 2010), also that of AP50 and of VLM-R1's weighted reward."""
+MAX_BOXES = 256
+"""A longer list is no answer: it bounds the work of matching and makes box stuffing worthless."""
+
+_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+_BBOX = re.compile(rf"<bbox>\s*\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\s*</bbox>", re.ASCII)
+# One quantifier for the white space between two numbers: two would take quadratic time on a long run of it.
+_REGION = re.compile(r"<region>\s*" + r"\s+".join([r"(-?\d+(?:\.\d+)?)"] * 4) + r"\s*</region>", re.ASCII)
+_SEPARATORS = re.compile(r"[\s,;]*")
+
+
+def _truth(sample: Sample) -> tuple[Box, ...]:
+    return tuple(region.box_px for region in sample.regions)
+
+
+def _scale(sample: Sample, template: Template) -> tuple[float, float]:
+    """Pixels per unit of the prompt's frame, along x and y."""
+    if template.frame == "px" or not sample.images:
+        return 1.0, 1.0
+    return sample.images[0].width_px / 1000, sample.images[0].height_px / 1000
+
+
+def _write(sample: Sample, answer: Answer, template: Template) -> str:
+    scale_x, scale_y = _scale(sample, template)
+    scales = (scale_x, scale_y, scale_x, scale_y)
+    boxes = [
+        _whole_numbers([edge / scale for edge, scale in zip(box, scales, strict=True)])
+        for box in _boxes(answer)
+    ]
+    return json.dumps(boxes, separators=(",", ":"))
+
+
+def _whole_numbers(box: Sequence[float]) -> list[int]:
+    """Rounded edges; outwards along an axis where a thin box would lose its area and not parse again."""
+    rounded = [round(edge) for edge in box]
+    for low in (0, 1):
+        if rounded[low] == rounded[low + 2]:
+            rounded[low], rounded[low + 2] = math.floor(box[low]), math.ceil(box[low + 2])
+    return rounded
+
+
+def _read(sample: Sample, text: str, template: Template) -> tuple[Box, ...] | None:
+    found = _read_lists(text)
+    for pattern in (_BBOX, _REGION):
+        found = _read_tags(text, pattern) if found is None else found
+    return None if found is None else _to_pixels(sample, found, template)
+
+
+def _read_lists(text: str) -> list[list[float]] | None:
+    """Form one or four, as JSON; None when the text is not exactly that."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, list):
+        return None
+    rows: list[list[float]] = []
+    for entry in value:
+        row = entry.get("bbox_2d") if isinstance(entry, dict) else entry
+        if not (isinstance(row, list) and len(row) == 4 and all(type(x) in (int, float) for x in row)):
+            return None
+        rows.append(row)
+    return rows
+
+
+def _read_tags(text: str, pattern: re.Pattern[str]) -> list[list[float]] | None:
+    """One or more tags with nothing between them but white space, commas and semicolons."""
+    matches = list(pattern.finditer(text))
+    if not matches or _SEPARATORS.fullmatch(pattern.sub("", text)) is None:
+        return None
+    return [[float(number) for number in match.groups()] for match in matches]
+
+
+def _to_pixels(sample: Sample, rows: Sequence[Sequence[float]], template: Template) -> tuple[Box, ...] | None:
+    """Rows in the template's frame to boxes in pixels, cut at the picture's edges.
+
+    None when there are too many, when a number is not finite or beyond any picture, or for an inside-out box.
+    """
+    if len(rows) > MAX_BOXES:
+        return None
+    scale_x, scale_y = _scale(sample, template)
+    limit_x = sample.images[0].width_px if sample.images else math.inf
+    limit_y = sample.images[0].height_px if sample.images else math.inf
+    boxes: list[Box] = []
+    for row in rows:
+        if not all(abs(number) < 1e6 for number in row):  # also false for NaN
+            return None
+        x1, y1, x2, y2 = row
+        if not (x1 < x2 and y1 < y2):
+            return None
+        boxes.append(
+            (
+                min(max(x1 * scale_x, 0.0), limit_x),
+                min(max(y1 * scale_y, 0.0), limit_y),
+                min(max(x2 * scale_x, 0.0), limit_x),
+                min(max(y2 * scale_y, 0.0), limit_y),
+            )
+        )
+    return tuple(boxes)
+
+
+def _read_free(sample: Sample, text: str, template: Template) -> tuple[Box, ...] | None:
+    rows = free_boxes(text)
+    return None if rows is None else _to_pixels(sample, rows[:MAX_BOXES], template)
+
+
+def _boxes(answer: Answer) -> tuple[Box, ...]:
+    if not isinstance(answer, tuple):
+        raise TypeError(f"boxes are a tuple, not {type(answer).__name__}")
+    return answer
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes in the same frame; 0 when either has no area."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return shared / (area - shared)
+
+
+def match_boxes(predicted: Sequence[Box], true: Sequence[Box]) -> list[float]:
+    """IoU of each predicted box with the true box it was given, 0 for none; in the order of `predicted`.
+
+    Greedy in the order in which the boxes were written, as there are no confidences (arXiv 2505.15687): each
+    takes the free true box it overlaps most, if that reaches IOU_MATCH.
+    """
+    free = list(true)
+    matched: list[float] = []
+    for box in predicted:
+        best = max(free, key=lambda candidate: iou(box, candidate), default=None)
+        overlap = 0.0 if best is None else iou(box, best)
+        if best is not None and overlap >= IOU_MATCH:
+            free.remove(best)
+            matched.append(overlap)
+        else:
+            matched.append(0.0)
+    return matched
+
+
+def average_precision(matched: Sequence[float], num_true: int) -> float:
+    """Area under the interpolated precision-recall curve of boxes in written order (all-point, VOC 2010).
+
+    Both empty is 1, one empty is 0 (VLM-R1).
+    """
+    if not num_true or not matched:
+        return float(not num_true and not matched)
+    hits, points = 0, []
+    for rank, overlap in enumerate(matched, start=1):
+        hits += overlap > 0
+        points.append((hits / num_true, hits / rank))
+    area, recall_before, best = 0.0, 0.0, 0.0
+    envelope = []
+    for recall, precision in reversed(points):
+        best = max(best, precision)
+        envelope.append((recall, best))
+    for recall, precision in reversed(envelope):
+        area += (recall - recall_before) * precision
+        recall_before = recall
+    return area
+
+
+def _grade(sample: Sample, answer: Answer) -> Mapping[str, float]:
+    """`correct` is the Sample's F1 at IoU 0.5; the counts let a metric pool over Samples."""
+    predicted, true = _boxes(answer), _truth(sample)
+    matched = match_boxes(predicted, true)
+    hits = sum(overlap > 0 for overlap in matched)
+    both = len(predicted) + len(true)
+    return {
+        "correct": 2 * hits / both if both else 1.0,
+        "true_positives": float(hits),
+        "num_predicted": float(len(predicted)),
+        "mean_iou": sum(matched) / max(len(predicted), len(true)) if both else 1.0,
+        "ap50": average_precision(matched, len(true)),
+    }
+
+
+def _chance(samples: Sequence[Sample]) -> float:
+    """Pooled F1 of the better constant box: the whole picture or the mean of all true boxes, relative to it."""
+    relative = [
+        (box[0] / image.width_px, box[1] / image.height_px, box[2] / image.width_px, box[3] / image.height_px)
+        for sample in samples
+        for image in sample.images[:1]
+        for box in _truth(sample)
+    ]
+    if not relative:
+        return 0.0
+    mean = [sum(box[k] for box in relative) / len(relative) for k in range(4)]
+    best = 0.0
+    for x1, y1, x2, y2 in ([0.0, 0.0, 1.0, 1.0], mean):
+        hits = both = 0.0
+        for sample in samples:
+            width_px, height_px = sample.images[0].width_px, sample.images[0].height_px
+            constant: Box = (x1 * width_px, y1 * height_px, x2 * width_px, y2 * height_px)
+            hits += sum(overlap > 0 for overlap in match_boxes([constant], _truth(sample)))
+            both += 1 + len(_truth(sample))
+        best = max(best, 2 * hits / both)
+    return best
+
+
+BOXES = Task(
+    name="boxes",
+    version=1,
+    metric="f1",
+    templates=(
+        Template("list_1000", "{question}\nGive boxes [[x1,y1,x2,y2],...] from 0 to 1000.", frame="norm1000"),
+        Template("locate_1000", "{question}\nAnswer [[x1,y1,x2,y2],...] in thousandths.", frame="norm1000"),
+        Template("pixels", "{question}\nGive boxes [[x1,y1,x2,y2],...] in pixels.", frame="px"),
+    ),
+    truth=_truth,
+    write=_write,
+    read=_read,
+    read_free=_read_free,
+    grade=_grade,
+    chance=_chance,
+)

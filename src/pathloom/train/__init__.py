@@ -1,0 +1,1 @@
+"""Training stages; the only folder that imports trl."""

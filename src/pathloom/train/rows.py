@@ -1,0 +1,118 @@
+"""Samples and Tasks to the rows that TRL trains on. Prompts come from `Task.render`, as in evaluation."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+
+from pathloom.benchmarks import training_templates
+from pathloom.images import load_pixels
+from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Sample
+from pathloom.stage import UserError
+from pathloom.tasks import find_task
+from pathloom.tasks.task import Style
+
+
+class LeakError(UserError):
+    """Training was given a held-out Sample."""
+
+
+def training_samples(samples: Iterable[Sample], held_out_fold: str | None) -> list[Sample]:
+    """The Samples to learn from: split train, and in cross-validation every fold but the one held out."""
+    return [
+        sample
+        for sample in samples
+        if sample.split == "train" or (sample.split.startswith(FOLD_PREFIX) and sample.split != held_out_fold)
+    ]
+
+
+def refuse_held_out(samples: Iterable[Sample], held_out_fold: str | None) -> None:
+    """Raise LeakError for the first Sample of the test split, of the held-out fold, or whose group has one there."""
+    for sample in samples:
+        if sample.split in (TEST_SPLIT, held_out_fold):
+            raise LeakError(f"sample {sample.id} is of split {sample.split!r} and must not be trained on")
+
+
+def refuse_shared_groups(training: Iterable[Sample], held_out: Iterable[Sample]) -> None:
+    """Raise LeakError when a patient, slide or book stands on both sides."""
+    shared = {sample.origin.group for sample in training} & {sample.origin.group for sample in held_out}
+    if shared:
+        raise LeakError(
+            f"group {min(shared)!r} has Samples in training and held out; split by group at ingest"
+        )
+
+
+def mix(samples: Sequence[Sample], weights: Mapping[str, float], seed: int) -> list[Sample]:
+    """As many Samples as `weights` names, shared out between tasks by weight; a small task's Samples recur.
+
+    No weights: the Samples as they are. Raises ValueError for a task without Samples.
+    """
+    if not weights:
+        return list(samples)
+    of_task = {name: [sample for sample in samples if sample.task == name] for name in weights}
+    for name, members in of_task.items():
+        if not members:
+            raise ValueError(f"tasks.{name}: there is no training Sample of this task")
+    total = sum(map(len, of_task.values()))
+    mixed: list[Sample] = []
+    for position, (name, members) in enumerate(of_task.items()):
+        order = np.random.default_rng([seed, position]).permutation(len(members))
+        share = round(total * weights[name] / sum(weights.values()))
+        mixed += [members[order[index % len(members)]] for index in range(share)]
+    return mixed
+
+
+class Rows:
+    """The transform behind the training set: row numbers in, prompt, completion and pictures out.
+
+    Which template a row is asked in and how its picture is turned depend on (seed, epoch, row) alone, so a resumed
+    run sees what an uninterrupted one would have seen. `epoch` is moved on by the trainer's callback.
+    """
+
+    def __init__(self, samples: Sequence[Sample], style: Style, *, augment: bool, seed: int) -> None:
+        self.samples = samples
+        self.style = style
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+
+    def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
+        rows = [self.row(index) for index in batch["row"]]
+        return {key: [row[key] for row in rows] for key in ("prompt", "completion", "images")}
+
+    def row(self, index: int) -> dict[str, Any]:
+        sample = self.samples[index]
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        task = find_task(sample.task)
+        templates = training_templates(sample.task)
+        template = templates[int(rng.integers(len(templates)))]
+        pictures = [load_pixels(image) for image in sample.images]
+        if self.augment and not sample.regions and sample.reasoning is None:
+            turn = int(rng.integers(8))  # a reasoning or a box may name places, which a turn would move
+            pictures = [_turned(picture, turn) for picture in pictures]
+        return {
+            "prompt": task.render(sample, template, self.style).messages(),
+            "completion": [
+                {"role": "assistant", "content": _text(task.target(sample, template, self.style))}
+            ],
+            "images": pictures,
+        }
+
+
+def _text(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
+
+
+def _turned(picture: PILImage.Image, turn: int) -> PILImage.Image:
+    """One of the eight symmetries of the square: tissue has no up."""
+    if turn >= 4:
+        picture = picture.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
+    quarter = (
+        None,
+        PILImage.Transpose.ROTATE_90,
+        PILImage.Transpose.ROTATE_180,
+        PILImage.Transpose.ROTATE_270,
+    )
+    operation = quarter[turn % 4]
+    return picture if operation is None else picture.transpose(operation)
