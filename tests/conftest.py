@@ -16,6 +16,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+pytest_plugins = ("tests.fixtures",)
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

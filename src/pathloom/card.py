@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from pathloom.schema import Record
 from pathloom.stage import UserError
@@ -20,7 +20,7 @@ class ModelCard(Record):
     base: str
     style: Literal["cot", "cod", "direct"]
     tasks: tuple[str, ...] = ()
-    templates: dict[str, tuple[str, ...]] = {}
+    templates: dict[str, tuple[str, ...]] = Field(default={})
     min_pixels: int
     max_pixels: int
     mpp_range: tuple[float, float] | None = None

@@ -4,17 +4,19 @@ The key is the hash of kind, version, entry and input keys, so an unchanged stag
 all that follows from it, is made anew. Work goes on in `runs/.partial/`, where a killed run finds what it had.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pathloom import __version__
 from pathloom.recipe import Recipe
@@ -116,22 +118,46 @@ def run_recipe(recipe: Recipe, root: Path, say: Callable[[str], None] = print) -
         config.check()
     stages = plan(recipe, root)
     try:
-        (root / PARTIAL).mkdir(parents=True, exist_ok=True)
-        folders = {stage.config.name: stage.folder for stage in stages}
-        report: Path | None = None
-        for number, stage in enumerate(stages, start=1):
-            head = f"[{number}/{len(stages)}] {stage.config.name} ({stage.config.kind})"
-            if stage.done:
-                say(f"{head}: done before, {stage.folder.name}")
-            else:
-                say(f"{head}: running")
-                seconds = _run_stage(stage, {name: folders[name] for name in stage.config.needs()}, root)
-                say(f"{head}: {seconds:.1f} s, {stage.folder.name}")
-            if stage.config.kind == "report":
-                report = _publish(stage.folder, root / recipe.name)
-        return report
+        with _lock(root):
+            return _run_stages(recipe, stages, root, say)
     except OSError as error:
         raise UserError(_explain_os_error(error, root)) from error
+    except Exception as error:  # the stage boundary: libraries wrap a full disk in errors of their own
+        if "No space left on device" not in str(error):
+            raise
+        raise UserError(_explain_os_error(OSError(errno.ENOSPC, str(error)), root)) from error
+
+
+def _run_stages(
+    recipe: Recipe, stages: Sequence[PlannedStage], root: Path, say: Callable[[str], None]
+) -> Path | None:
+    folders = {stage.config.name: stage.folder for stage in stages}
+    report: Path | None = None
+    for number, stage in enumerate(stages, start=1):
+        head = f"[{number}/{len(stages)}] {stage.config.name} ({stage.config.kind})"
+        if stage.done:
+            say(f"{head}: done before, {stage.folder.name}")
+        else:
+            say(f"{head}: running")
+            seconds = _run_stage(stage, {name: folders[name] for name in stage.config.needs()}, root)
+            say(f"{head}: {seconds:.1f} s, {stage.folder.name}")
+        if stage.config.kind == "report":
+            report = _publish(stage.folder, root / recipe.name)
+    return report
+
+
+def _lock(root: Path) -> TextIO:
+    """Hold the runs folder for this process; a killed process lets go of it by itself."""
+    (root / PARTIAL).mkdir(parents=True, exist_ok=True)
+    lock = (root / PARTIAL / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise UserError(
+            f"{root}: another pathloom run is working here; wait for it or choose --runs"
+        ) from error
+    return lock
 
 
 def _run_stage(stage: PlannedStage, inputs: Mapping[str, Path], root: Path) -> float:
@@ -202,8 +228,8 @@ def _publish(folder: Path, target: Path) -> Path:
 def _explain_os_error(error: OSError, root: Path) -> str:
     place = error.filename or root
     cures = {
-        28: "the disk is full: free some space and run the same command again, finished shards are kept",
-        30: "the file system is read-only: choose another folder with --runs",
-        13: "permission denied: choose a folder you may write to with --runs",
+        errno.ENOSPC: "the disk is full: free some space and run the same command again, finished shards are kept",
+        errno.EROFS: "the file system is read-only: choose another folder with --runs",
+        errno.EACCES: "permission denied: choose a folder you may write to with --runs",
     }
     return f"{place}: {cures.get(error.errno or 0, error.strerror or str(error))}"

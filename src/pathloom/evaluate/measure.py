@@ -1,18 +1,19 @@
 """From graded predictions to the files that every evaluation leaves: metrics.json and scores.jsonl."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pathloom.benchmarks import find_benchmark
 from pathloom.evaluate.metrics import Interval, Scored, agreement, confusion, measure
 from pathloom.evaluate.report_records import Confusion, Row
 from pathloom.evaluate.select import NO_CONTROL
-from pathloom.benchmarks import find_benchmark
 from pathloom.schema import Sample
 from pathloom.stage import read_jsonl, write_json, write_jsonl
 from pathloom.tasks import find_task
-from pathloom.tasks.task import Score
+from pathloom.tasks.task import Score, Task
 
 METRICS = "metrics.json"
 SCORES = "scores.jsonl"
@@ -28,6 +29,10 @@ class Prediction:
     completion: str
     score: Score
 
+    @property
+    def scored(self) -> Scored:
+        return Scored(self.sample, self.score)
+
 
 def write_measurements(
     stage: str, predictions: Sequence[Prediction], out: Path, *, num_resamples: int, seed: int
@@ -36,38 +41,60 @@ def write_measurements(
     rows: list[Row] = []
     confusions: list[Confusion] = []
     for (name, control), part in _parts(predictions):
-        task = find_task(find_benchmark(name).task)
-        scored = [Scored(prediction.sample, prediction.score) for prediction in part]
-        chance = task.chance([prediction.sample for prediction in part])
-
-        def row(
-            metric: str, interval: Interval, n: int, *, primary: bool = False, chance: float | None = None
-        ) -> Row:
-            return Row(
-                stage=stage, benchmark=name, task=task.name, metric=metric, control=control,
-                value=interval.value, low=interval.low, high=interval.high, n=n, chance=chance, primary=primary,
-            )  # fmt: skip
-
-        for metric, interval in measure(task, scored, seed=seed, num_resamples=num_resamples).items():
-            primary = metric == task.metric
-            rows.append(
-                row(metric, interval, len(scored), primary=primary, chance=chance if primary else None)
-            )
-        if control != NO_CONTROL:
-            continue
-        for metric, interval in agreement(task, scored, [p.completion for p in part], seed=seed).items():
-            rows.append(row(metric, interval, len(scored)))
-        for stratum, members in _strata(scored):
-            interval = measure(task, members, seed=seed, num_resamples=num_resamples)[task.metric]
-            rows.append(row(f"{task.metric} ({stratum})", interval, len(members)))
-        if task.name in ("choice", "label"):
-            labels, counts = confusion(scored)
+        rows += _rows(stage, name, control, part, num_resamples=num_resamples, seed=seed)
+        if control == NO_CONTROL and find_benchmark(name).task in ("choice", "label"):
+            labels, counts = confusion([one.scored for one in part])
             confusions.append(Confusion(stage=stage, benchmark=name, labels=labels, counts=counts))
     write_jsonl(map(_score_line, predictions), out / SCORES)
+    # model_dump_json writes null where a number could not be computed; JSON has no NaN
+    measured: dict[str, list[Any]] = {"rows": rows, "confusions": confusions}
     write_json(
-        {"rows": [r.model_dump() for r in rows], "confusions": [c.model_dump() for c in confusions]},
+        {name: [json.loads(one.model_dump_json()) for one in many] for name, many in measured.items()},
         out / METRICS,
     )
+
+
+def _rows(
+    stage: str, name: str, control: str, part: Sequence[Prediction], *, num_resamples: int, seed: int
+) -> list[Row]:
+    """The primary metric first, then the others, the agreement of reasoning and answer, and the strata."""
+    task = find_task(find_benchmark(name).task)
+    scored = [one.scored for one in part]
+    numbers = {
+        (metric, len(part)): interval for metric, interval in _measure(task, scored, num_resamples, seed)
+    }
+    if control == NO_CONTROL:
+        completions = [one.completion for one in part]
+        for metric, interval in agreement(
+            task, scored, completions, seed=seed, num_resamples=num_resamples
+        ).items():
+            numbers[metric, len(part)] = interval
+        for stratum, members in _strata(scored):
+            for metric, interval in _measure(task, members, num_resamples, seed):
+                if metric == task.metric:
+                    numbers[f"{metric} ({stratum})", len(members)] = interval
+    return [
+        Row(
+            stage=stage,
+            benchmark=name,
+            task=task.name,
+            metric=metric,
+            control=control,
+            value=interval.value,
+            low=interval.low,
+            high=interval.high,
+            n=n,
+            chance=task.chance([one.sample for one in part]) if metric == task.metric else None,
+            primary=metric == task.metric,
+        )
+        for (metric, n), interval in numbers.items()
+    ]
+
+
+def _measure(
+    task: Task, scored: Sequence[Scored], num_resamples: int, seed: int
+) -> Iterable[tuple[str, Interval]]:
+    return measure(task, scored, seed=seed, num_resamples=num_resamples).items()
 
 
 def read_predictions(folder: Path, samples: dict[str, Sample]) -> list[Prediction]:

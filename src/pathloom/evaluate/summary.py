@@ -91,7 +91,7 @@ def _by_benchmark(predictions: Sequence[Prediction]) -> dict[str, list[Scored]]:
     scored: dict[str, list[Scored]] = {}
     for prediction in predictions:
         if prediction.control == NO_CONTROL:
-            scored.setdefault(prediction.benchmark, []).append(Scored(prediction.sample, prediction.score))
+            scored.setdefault(prediction.benchmark, []).append(prediction.scored)
     return scored
 
 
@@ -186,7 +186,9 @@ def _sources(samples: Any) -> list[str]:
 def terminal_summary(path: Path) -> str:
     """The primary numbers of a report.json as a small table for the terminal."""
     rows = [Row.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
-    lines = [f"{'stage':<12} {'benchmark':<20} {'control':<17} {'metric':<18} {'value':>6}  95 % interval   chance    n"]
+    lines = [
+        f"{'stage':<12} {'benchmark':<20} {'control':<17} {'metric':<18} {'value':>6}  95 % interval   chance    n"
+    ]
     for row in rows:
         if row.primary:
             chance = "     -" if row.chance is None else f"{row.chance:6.3f}"

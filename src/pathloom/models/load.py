@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils.logging import disable_progress_bar
 
 from pathloom.card import ModelCard, read_card, refuse_pickles
 from pathloom.stage import UserError
@@ -17,6 +18,7 @@ def load_card(location: str) -> ModelCard | None:
 
 def load_model(location: str, *, dtype: str = "auto") -> tuple[Any, Any]:
     """(model, processor) of a folder or a hub id. Raises UserError that names the place when it cannot be had."""
+    disable_progress_bar()
     if Path(location).is_dir():
         refuse_pickles(Path(location))
     try:

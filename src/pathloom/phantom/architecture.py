@@ -89,7 +89,7 @@ def draw_blobs(
 ) -> list[Blob]:
     """Up to `count` blobs that lie inside the image and do not overlap; more blobs are smaller."""
     scale = size_px / REFERENCE_PX
-    low, high = {1: (20.0, 27.0), 2: (17.0, 22.0)}.get(count, (14.0, 18.0))
+    low, high = {1: (33.0, 40.0), 2: (23.0, 27.0)}.get(count, (15.0, 19.0))
     placed: list[tuple[float, float, float]] = []
     for _ in range(60):
         if len(placed) == count:

@@ -19,8 +19,9 @@ from pathloom.phantom.cytology import (
     cell_caption,
     draw_plan,
 )
-from pathloom.phantom.smear import Smear, draw_anchor, draw_context, draw_neighbours
+from pathloom.phantom.smear import Smear, draw_anchor
 from pathloom.phantom.stain import draw_mean_rgb, expose, to_pixels
+from pathloom.phantom.surroundings import draw_context, draw_neighbours
 
 __all__ = ["BETHESDA", "PROFILES", "Cell", "draw_cell"]
 

@@ -214,10 +214,9 @@ def _can_be_drawn(attributes: Mapping[str, str]) -> bool:
     roomy = attributes["nc_ratio"] in ("low", "slightly increased")
     if "koilocyte" in attributes["abnormal_signs"] and not (roomy and attributes["cytoplasm"] == "mature"):
         return False
+    limit_um2 = _cell_limit_um2(attributes)
     smallest_nucleus_um2 = SIZE_FOLD[attributes["nuclear_size"]][0] * INTERMEDIATE_NUCLEUS_UM2
-    return count * smallest_nucleus_um2 / NC_RATIO[attributes["nc_ratio"]][1] < 0.95 * _cell_limit_um2(
-        attributes
-    )
+    return count * smallest_nucleus_um2 / NC_RATIO[attributes["nc_ratio"]][1] < 0.95 * limit_um2
 
 
 def _draw_attributes(rng: np.random.Generator, bethesda: str, num_broken: int) -> dict[str, str]:

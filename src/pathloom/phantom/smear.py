@@ -1,4 +1,4 @@
-"""Painting cells of a Papanicolaou smear: outlines of exact area, chromatin, cytoplasm, groups and background.
+"""Painting cells of a Papanicolaou smear: outlines of exact area, chromatin, cytoplasm, nucleoli, halos.
 
 Sizes are in um until they meet the grid; `px_per_um` of the smear converts. Optical densities add up, as light
 passes through every cell on its way.
@@ -8,20 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from pathloom.phantom.cytology import INTERMEDIATE_NUCLEUS_UM2, NUM_NUCLEI, CellPlan
+from pathloom.phantom.cytology import NUM_NUCLEI, CellPlan
 from pathloom.phantom.texture import Plane, draw_noise
 
 Bools = NDArray[np.bool_]
 
 # Optical density (R, G, B) of a unit of dye, our estimate from the colours the Papanicolaou stain is described with
 # (Papanicolaou 1942: blue nuclei; EA gives blue-green or pink cytoplasm, OG 6 orange keratin).
-_HEMATOXYLIN = np.array([0.78, 0.74, 0.36], np.float32)
+HEMATOXYLIN = np.array([0.78, 0.74, 0.36], np.float32)
 _CYANOPHIL = np.array([0.80, 0.36, 0.28], np.float32)
-_EOSINOPHIL = np.array([0.16, 0.70, 0.42], np.float32)
+EOSINOPHIL = np.array([0.16, 0.70, 0.42], np.float32)
 _ORANGEOPHIL = np.array([0.08, 0.46, 0.98], np.float32)
-_MUCIN = np.array([0.48, 0.42, 0.16], np.float32)
+MUCIN = np.array([0.48, 0.42, 0.16], np.float32)
 
 # Amount of dye, contrast of clumps, blur of clumps in um, and how wide the nuclear edge fades (relative radius).
 _CHROMATIN: dict[str, tuple[float, float, float, float]] = {
@@ -71,9 +70,7 @@ class Smear:
     def window(self, x_um: float, y_um: float, reach_um: float) -> tuple[slice, slice] | None:
         """Rows and columns of the part of a square that lies inside the field, or None."""
         scale = self.px_per_um
-        edges = [(c - reach_um) * scale for c in (y_um, x_um)] + [
-            (c + reach_um) * scale for c in (y_um, x_um)
-        ]
+        edges = [(c + side * reach_um) * scale for side in (-1, 1) for c in (y_um, x_um)]
         y1, x1, y2, x2 = (min(max(int(np.floor(e)), 0), self.size_px) for e in edges)
         return None if y2 - y1 < 2 or x2 - x1 < 2 else (slice(y1, y2), slice(x1, x2))
 
@@ -124,7 +121,7 @@ class Anchor:
     dye: Plane  # [3], colour of the cytoplasm
 
 
-def _soft(relative: Plane, width: float) -> Plane:
+def soft(relative: Plane, width: float) -> Plane:
     """1 inside, 0 outside, fading over `width` of relative radius around the outline."""
     return np.clip(0.5 + (1 - relative) / np.float32(width), 0, 1)
 
@@ -134,9 +131,9 @@ def draw_dye(rng: np.random.Generator, cytoplasm: str) -> Plane:
     if cytoplasm == "keratinised":
         dye = _ORANGEOPHIL
     elif cytoplasm in ("columnar", "vacuolated"):
-        dye = _MUCIN if rng.random() < 0.5 else _CYANOPHIL
+        dye = MUCIN if rng.random() < 0.5 else _CYANOPHIL
     elif cytoplasm == "mature":
-        dye = _EOSINOPHIL if rng.random() < 0.45 else _CYANOPHIL
+        dye = EOSINOPHIL if rng.random() < 0.45 else _CYANOPHIL
     else:
         dye = _CYANOPHIL
     return np.maximum(dye + rng.normal(0, 0.03, 3).astype(np.float32), 0.03)
@@ -156,7 +153,7 @@ def _cytoplasm_dye_amount(rng: np.random.Generator, kind: str, shape: Shape, px_
         dye *= 1 + 0.12 * np.sin(relative * np.float32(16))
     elif kind == "mature":  # a thin, faintly folded border
         dye *= 1 + 0.35 * np.exp(-(((relative - 0.97) / 0.035) ** 2))
-    cover = _soft(relative, 0.06 if kind != "immature" else 0.16)
+    cover = soft(relative, 0.06 if kind != "immature" else 0.16)
     if kind == "vacuolated":
         _blow_vacuoles(rng, dye, relative, px_per_um)
     return dye * cover
@@ -189,7 +186,7 @@ def _nucleus_dye_amount(rng: np.random.Generator, chromatin: str, relative: Plan
         dye = np.where(clumps < -0.3, 0.30, dye)
     if fade < 0.2:
         dye = dye + 0.25 * np.clip((relative - 0.8) / 0.2, 0, 1)
-    return np.maximum(dye, 0.12).astype(np.float32) * _soft(relative, fade)
+    return np.maximum(dye, 0.12).astype(np.float32) * soft(relative, fade)
 
 
 def _add_nucleolus(
@@ -203,11 +200,11 @@ def _add_nucleolus(
     x, y = (c + rng.uniform(-0.3, 0.3) * nucleus_um for c in centre_um)
     shape = smear.shape(rng, (x, y), np.pi * radius_um**2, 1.0, 0.0, 0.02, 1.5)
     if shape is not None:
-        spot = _soft(shape.relative, 0.4)
-        pale = np.clip(_soft(shape.relative / 1.7, 0.5) - spot, 0, 1)
+        spot = soft(shape.relative, 0.4)
+        pale = np.clip(soft(shape.relative / 1.7, 0.5) - spot, 0, 1)
         here = smear.density[:, shape.rows, shape.columns]
         here *= 1 - 0.45 * pale
-        here += spot * (0.35 * _HEMATOXYLIN + 0.9 * _EOSINOPHIL)[:, None, None]
+        here += spot * (0.35 * HEMATOXYLIN + 0.9 * EOSINOPHIL)[:, None, None]
 
 
 def _nucleus_places(
@@ -281,7 +278,7 @@ def paint_cell(
         if plan.koilocyte:
             _clear_halo(rng, smear, centre, radius_um * (1.55 if count == 1 else 1.4))
         amount = _nucleus_dye_amount(rng, look["chromatin"], shape.relative, smear.px_per_um)
-        smear.density[:, shape.rows, shape.columns] += amount * _HEMATOXYLIN[:, None, None]
+        smear.density[:, shape.rows, shape.columns] += amount * HEMATOXYLIN[:, None, None]
         spot_um = _NUCLEOLUS_UM[look["nucleoli"]]
         if spot_um:
             _add_nucleolus(rng, smear, centre, min(spot_um, radius_um * 0.35), radius_um)
@@ -297,7 +294,7 @@ def _clear_halo(
     if halo is not None:
         here = smear.density[:, halo.rows, halo.columns]
         here *= 1 + 0.5 * np.exp(-(((halo.relative - 1.1) / 0.1) ** 2))
-        here *= 1 - 0.80 * _soft(halo.relative, 0.16)
+        here *= 1 - 0.80 * soft(halo.relative, 0.16)
 
 
 def _full(smear: Smear, shape: Shape) -> Bools:
@@ -321,149 +318,3 @@ def draw_anchor(rng: np.random.Generator, smear: Smear, plan: CellPlan) -> Ancho
     whole = np.logical_or.reduce([_full(smear, body), *masks])
     radius, nucleus_radius = (plan.cell_um2 / np.pi) ** 0.5, (plan.nucleus_um2 / np.pi) ** 0.5
     return Anchor(whole, masks, radius, nucleus_radius, elongation, angle, dye)
-
-
-def _strip_places(rng: np.random.Generator, anchor: Anchor) -> list[tuple[float, float, float]]:
-    """Side by side across the long axis: offsets in um and the angle of each cell."""
-    step = 1.75 * anchor.radius_um / anchor.elongation**0.5
-    across = anchor.angle_rad + np.pi / 2
-    return [
-        (
-            n * step * float(np.cos(across)),
-            n * step * float(np.sin(across)),
-            anchor.angle_rad + float(rng.normal(0, 0.08)),
-        )
-        for n in (-2, -1, 1, 2)
-    ]
-
-
-def _rosette_places(anchor: Anchor) -> list[tuple[float, float, float]]:
-    """Petals around a shared lumen that lies at the apical end of the anchor."""
-    long = anchor.radius_um * anchor.elongation**0.5
-    to_lumen, petals = anchor.angle_rad + np.pi, 7
-    ring = 1.25 * long
-    places = []
-    for n in range(1, petals):
-        turn = anchor.angle_rad + 2 * np.pi * n / petals
-        x = ring * float(np.cos(to_lumen) + np.cos(turn))
-        y = ring * float(np.sin(to_lumen) + np.sin(turn))
-        places.append((x, y, turn))
-    return places
-
-
-def _places(rng: np.random.Generator, arrangement: str, anchor: Anchor) -> list[tuple[float, float, float]]:
-    """Where neighbours of the same kind lie: offsets from the anchor in um, and the angle of each cell."""
-    if arrangement == "strip":
-        return _strip_places(rng, anchor)
-    if arrangement == "rosette":
-        return _rosette_places(anchor)
-    count, near, far = {
-        "flat sheet": (6, 1.9, 2.0),
-        "small group": (2 + int(rng.random() < 0.5), 1.6, 1.8),
-        "crowded group": (9, 1.15, 2.3),
-        "three-dimensional group": (8, 0.95, 1.7),
-    }.get(arrangement, (0, 0.0, 0.0))
-    spread = 3.2 if arrangement == "small group" else 2 * np.pi
-    start = rng.uniform(0, 2 * np.pi)
-    places = []
-    for n in range(count):
-        turn = start + spread * (n + rng.uniform(-0.15, 0.15)) / max(count, 1)
-        distance = anchor.radius_um * rng.uniform(near, far)
-        places.append(
-            (distance * float(np.cos(turn)), distance * float(np.sin(turn)), float(rng.uniform(0, 7)))
-        )
-    return places
-
-
-def draw_neighbours(rng: np.random.Generator, smear: Smear, plan: CellPlan, anchor: Anchor) -> None:
-    """Cells like the anchor, arranged as the plan says; in a three-dimensional group they lie out of focus."""
-    places = _places(rng, plan.attributes["arrangement"], anchor)
-    deep = plan.attributes["arrangement"] == "three-dimensional group"
-    below = Smear(smear.size_px, smear.px_per_um)
-    middle = smear.size_px / smear.px_per_um / 2
-    for dx, dy, angle in places:
-        like = CellPlan(
-            plan.bethesda,
-            plan.attributes,
-            (),
-            plan.nucleus_um2 * float(rng.uniform(0.85, 1.1)),
-            plan.cell_um2 * float(rng.uniform(0.95, 1.1)),
-        )
-        centre = (middle + dx, middle + dy)
-        paint_cell(rng, below, like, centre, elongation=anchor.elongation, angle_rad=angle, dye=anchor.dye)
-    if places:
-        if deep:
-            for channel in below.density:
-                ndimage.gaussian_filter(channel, 0.9 * smear.px_per_um, output=channel, truncate=2.5)
-            # Seen through the anchor, they would hide its chromatin.
-            below.density *= np.where(anchor.mask, np.float32(0.3), np.float32(1))
-        smear.density += below.density
-
-
-# Mean optical density from which on no bystander is added.
-_COVERED = 0.13
-# What lies around: an ordinary intermediate cell.
-_BYSTANDER = {
-    "nuclear_size": "normal",
-    "chromatin": "fine even",
-    "num_nuclei": "one",
-    "nc_ratio": "low",
-    "nuclear_membrane": "smooth",
-    "nucleoli": "none",
-    "cytoplasm": "mature",
-    "abnormal_signs": "none",
-    "arrangement": "single",
-}
-
-
-def draw_context(rng: np.random.Generator, smear: Smear, anchor: Anchor, background: str) -> None:
-    """Bystander cells at the rim of the field, inflammatory cells, and the film of a dirty background."""
-    field_um = smear.size_px / smear.px_per_um
-    for attempt in range(6):
-        if attempt >= 1 and float(smear.density[:, ::4, ::4].mean()) > _COVERED:
-            break
-        turn = float(rng.uniform(0, 2 * np.pi))
-        area = float(rng.uniform(500, 900))
-        # Clear of the anchor.
-        reach = anchor.radius_um * anchor.elongation**0.5 + (area / np.pi) ** 0.5 + float(rng.uniform(0.5, 4))
-        centre = (field_um / 2 + reach * float(np.cos(turn)), field_um / 2 + reach * float(np.sin(turn)))
-        nucleus = INTERMEDIATE_NUCLEUS_UM2 * float(rng.uniform(0.8, 1.0))
-        paint_cell(
-            rng,
-            smear,
-            CellPlan("NILM", _BYSTANDER, (), nucleus, area),
-            centre,
-            elongation=float(rng.uniform(1.0, 1.3)),
-            angle_rad=turn,
-            dye=draw_dye(rng, "mature"),
-        )
-    count = {"clean": int(rng.integers(0, 2)), "inflammatory": int(rng.integers(5, 10))}.get(background, 4)
-    for _ in range(count):
-        _draw_neutrophil(rng, smear, anchor)
-    if background == "dirty":
-        _draw_diathesis(rng, smear, anchor)
-
-
-def _draw_neutrophil(rng: np.random.Generator, smear: Smear, anchor: Anchor) -> None:
-    """Two or three small dark lobes; not on the anchor."""
-    x, y = rng.uniform(0, smear.size_px / smear.px_per_um, 2)
-    column, row = int(x * smear.px_per_um), int(y * smear.px_per_um)
-    if anchor.mask[row, column]:
-        return
-    for _ in range(int(rng.integers(2, 4))):
-        lobe = (float(x + rng.normal(0, 1.3)), float(y + rng.normal(0, 1.3)))
-        shape = smear.shape(rng, lobe, float(rng.uniform(3, 5)), 1.2, float(rng.uniform(0, 3)), 0.0, 1.2)
-        if shape is not None:
-            ink = 0.95 * _soft(shape.relative, 0.3) * ~anchor.mask[shape.rows, shape.columns]
-            smear.density[:, shape.rows, shape.columns] += ink * _HEMATOXYLIN[:, None, None]
-
-
-def _draw_diathesis(rng: np.random.Generator, smear: Smear, anchor: Anchor) -> None:
-    """Granular film of blood and debris around the cells."""
-    film = draw_noise(rng, 6.0, smear.size_px) + 0.6
-    grains = draw_noise(rng, 1.2, smear.size_px)
-    amount = np.clip(0.14 * film + 0.16 * np.maximum(grains - 0.4, 0), 0, 0.6) * np.where(
-        anchor.mask, 0.15, 1
-    )
-    mixture = 0.5 * _EOSINOPHIL + 0.5 * _MUCIN
-    smear.density += amount.astype(np.float32) * mixture[:, None, None]

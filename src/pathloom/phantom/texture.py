@@ -36,7 +36,7 @@ def _sealed(field: Plane) -> Plane:
 
 def _frequencies() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Horizontal and vertical frequency, cycles per pixel, of every Fourier coefficient."""
-    axis = np.fft.fftfreq(TILE_PX)
+    axis = np.asarray(np.fft.fftfreq(TILE_PX), np.float64)
     return axis[None, :], axis[:, None]
 
 
@@ -110,7 +110,8 @@ def spaced_points(rng: np.random.Generator, spacing_px: float, side_px: int) -> 
 def mosaic_bank(spacing_px: float) -> tuple[Mosaic, ...]:
     """Voronoi mosaics of points at least `spacing_px` apart."""
     rng = np.random.default_rng([_BANK_SEED, 3, round(spacing_px * 100)])
-    pixels = np.stack(np.mgrid[0:TILE_PX, 0:TILE_PX], -1).reshape(-1, 2)[:, ::-1].astype(np.float64)
+    rows, columns = np.divmod(np.arange(TILE_PX**2, dtype=np.float64), TILE_PX)
+    pixels = np.stack([columns, rows], -1)
     mosaics = []
     for _ in range(_FIELDS_PER_BANK):
         centres = spaced_points(rng, spacing_px, TILE_PX)

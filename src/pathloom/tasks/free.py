@@ -66,6 +66,8 @@ _PHRASE = re.compile(
 )
 _PHRASE_VALUE = re.compile(r"[ \t*_:`]{0,16}(?:\r?\n[ \t]{0,16}){0,3}([^\n]{0,400})")
 _BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]{1,200})\}")
+_JSON_LINE = re.compile(r"""[ \t]{0,16}(?:\{|["']\w{1,40}["'][ \t]{0,8}:)""")
+"""A line of an object whose answer could not be read: what is left of it must not pass for a bare answer."""
 _ANSWER_CLOSE, _THINK_CLOSE = "</answer>", "</think>"
 
 
@@ -164,7 +166,11 @@ def _search(text: str, state: Callable[[str], T | None], alone: Callable[[list[s
                 answer = state(value)
                 if answer is not None:
                     return answer
-        lines = [line.strip() for line in turn.split("\n") if line.strip(" \t\r`*#-")]
+        lines = [
+            line.strip()
+            for line in turn.split("\n")
+            if line.strip(" \t\r`*#-") and not _JSON_LINE.match(line)
+        ]
         answer = alone(lines) if lines else None
         if answer is not None:
             return answer
@@ -275,9 +281,13 @@ def _option_pattern(options: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _named_option(value: str, options: tuple[str, ...]) -> str | None:
-    """The only option whose text stands in the value, unless the value denies something."""
-    pattern, plain = _option_pattern(options), normalise(value[:2000])
-    if pattern is None:
+    """The only option whose text stands in the value, unless the value denies something or opens with a letter."""
+    pattern, plain, lead = (
+        _option_pattern(options),
+        normalise(value[:2000]),
+        _LEAD.match(_strip(value[:2000])),
+    )
+    if pattern is None or (lead is not None and lead[2]):
         return None
     named = set(pattern.findall(plain))
     if len(named) != 1 or _NEGATION.search(pattern.sub(" ", plain)):

@@ -10,7 +10,15 @@ from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from tqdm import tqdm
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
@@ -83,8 +91,10 @@ def _train_one(
         train_dataset=dataset,
         processing_class=processor,
         peft_config=_lora(config),
-        callbacks=[_FollowEpoch(rows)],
+        callbacks=[_FollowEpoch(rows), _Progress(config.name if fold is None else f"{config.name} {fold}")],
     )
+    for callback in (ProgressCallback, PrinterCallback):  # they print a line for every logged step
+        trainer.remove_callback(callback)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
     if config.lora is not None:
         trainer.model = trainer.model.merge_and_unload()
@@ -108,6 +118,41 @@ class _FollowEpoch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.rows.epoch = int(state.epoch or 0)
+
+
+class _Progress(TrainerCallback):
+    """One bar for the run, with the latest loss."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", leave=False
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar.update()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar.close()
 
 
 def _trainer_arguments(config: SftConfig, folder: Path) -> TrlSftConfig:

@@ -1,0 +1,42 @@
+"""One ordinary Sample of every task, and a wrong answer to each."""
+
+from typing import Any
+
+from pathloom.schema import Box, Image, Origin, Region, Sample
+
+WIDTH_PX, HEIGHT_PX = 200, 100
+TRUE_BOXES: tuple[Box, ...] = ((20.0, 10.0, 80.0, 60.0), (120.0, 30.0, 180.0, 90.0))
+
+_FIELDS: dict[str, dict[str, Any]] = {
+    "choice": {"choices": ("fibrosis", "necrosis", "mitosis", "apoptosis"), "answer": "necrosis"},
+    "yes_no": {"answer": "yes"},
+    "label": {"choices": ("hsil", "lsil", "normal"), "answer": "lsil"},
+    "count": {"answer": "7"},
+    "short_answer": {"answer": "clear cell carcinoma"},
+    "caption": {"answer": "Glands with cribriform growth in a fibrous stroma."},
+    "boxes": {"regions": tuple(Region(box_px=box) for box in TRUE_BOXES)},
+}
+
+WRONG_ANSWERS: dict[str, tuple[str, ...]] = {
+    "choice": ("A", "C", "D", "fibrosis", "mitosis", "D. apoptosis"),
+    "yes_no": ("no", "No."),
+    "label": ("hsil", "normal"),
+    "count": ("0", "6", "8", "70"),
+    "short_answer": ("melanoma", "clear cell", "carcinoma"),
+    "caption": ("melanoma", "bone marrow smear"),
+    "boxes": ("[]", "[[900,900,990,990]]"),
+}
+
+
+def make_sample(task: str, *, name: str = "s1", group: str = "g1", **fields: Any) -> Sample:
+    """The ordinary Sample of `task` with `fields` replaced."""
+    picture = Image(path="picture.png", width_px=WIDTH_PX, height_px=HEIGHT_PX)
+    values: dict[str, Any] = {
+        "id": name,
+        "task": task,
+        "split": "test",
+        "images": (picture,),
+        "question": "What is shown?",
+        "origin": Origin(source="drawn", source_id=name, licence="CC0-1.0", group=group),
+    }
+    return Sample(**{**values, **_FIELDS[task], **fields})
