@@ -30,9 +30,9 @@ class Benchmark:
         return find_task(self.task).template(self.template)
 
 
-def _phantom(question: str, task: str, template: str) -> Benchmark:
+def _phantom(question: str, task: str, template: str, suffix: str = "") -> Benchmark:
     return Benchmark(
-        name=f"phantom_{question}",
+        name=f"phantom_{question}{suffix}",
         source=f"phantom_{question}",
         task=task,
         template=template,
@@ -45,6 +45,7 @@ def _phantom(question: str, task: str, template: str) -> Benchmark:
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     _phantom("diagnosis", "choice", "letter"),
+    _phantom("diagnosis", "choice", "words", suffix="_words"),
     _phantom("presence", "yes_no", "plain"),
     _phantom("stain", "yes_no", "plain"),
     _phantom("mitoses", "count", "number"),

@@ -38,6 +38,9 @@ class BadImage(UserError):
         super().__init__(detail)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+        return type(self), (self.reason, str(self))  # the default passes `detail` alone, and a pool would break
+
 
 def read_image(
     path: Path, *, limits: ImageLimits = LIMITS, mpp: float | None = None, embed: bool = False
@@ -52,7 +55,10 @@ def read_image(
         raise BadImage("unreadable", f"{path}: {error.strerror}") from error
     if size_bytes > limits.max_bytes:
         raise BadImage("too_many_bytes", f"{path}: {size_bytes} bytes, at most {limits.max_bytes} are read")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:  # a folder of that name, no permission
+        raise BadImage("unreadable", f"{path}: {error.strerror}") from error
     pixels = decode(data, str(path), limits=limits)
     return Image(
         path=str(path), data=data if embed else None, width_px=pixels.width, height_px=pixels.height, mpp=mpp
@@ -93,6 +99,11 @@ def decode(data: bytes, name: str, *, limits: ImageLimits = LIMITS) -> PILImage.
         raise BadImage(
             "too_many_pixels",
             f"{name}: {width_px}x{height_px} px, at most {limits.max_pixels} pixels are decoded",
+        )
+    if picture.mode[0] in "IF":
+        raise BadImage(
+            "more_than_8_bits",
+            f"{name}: more than 8 bits a channel (Pillow mode {picture.mode}) would be clipped; save it with 8",
         )
     try:
         return picture.convert("RGB")

@@ -5,6 +5,7 @@ may name earlier stages only, so data flow one way by construction.
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +49,10 @@ class Recipe:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without anchors, and with an error for a key given twice."""
+    """Safe YAML without anchors, with an error for a key given twice, and with 1e-3 as a number."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
+        if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "anchor", None) is not None:
             raise yaml.YAMLError("anchors and aliases are not used in recipes: write the value out")
         return super().compose_node(parent, index)
 
@@ -65,6 +66,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 wants a point and a signed exponent, and reads 1e-3 as text; YAML 1.2 and everybody else read a number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe; `overrides` are `stage.key=value` (value as YAML). Raises UserError naming the key."""
     try:
@@ -74,7 +81,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             f"{path}: {error.strerror}; `pathloom list recipes` shows the recipes at hand"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from error
+        raise UserError(f"{path}: not readable as YAML: {_one_line(error)}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe has the keys name and stages")
     _refuse_unknown(data, ("name", "description", "stages"), str(path))
@@ -86,6 +93,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     checked = tuple(_check_stage(stage, str(path)) for stage in stages)
     _check_references(checked, str(path))
     name = str(data.get("name") or path.stem)
+    if re.fullmatch(r"\w[\w. -]*", name) is None:  # it becomes a folder under runs/
+        raise UserError(f"{path}: name: {name!r} has other signs than letters, digits, '_', '-', '.' and spaces")
     return Recipe(name=name, description=str(data.get("description", "")).strip(), stages=checked)
 
 
@@ -107,9 +116,13 @@ def _override(stages: list[dict[str, Any]], override: str) -> None:
         if not isinstance(place, dict):
             raise UserError(f"--set {override}: {key} is a value, not a mapping")
     try:
-        place[keys[-1]] = yaml.safe_load(text)
+        place[keys[-1]] = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: the value is not YAML: {error}") from error
+        raise UserError(f"--set {override}: the value is not YAML: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _check_stage(entry: dict[str, Any], path: str) -> StageConfig:

@@ -6,6 +6,7 @@ all that follows from it, is made anew. Work goes on in `runs/.partial/`, where 
 
 import errno
 import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, TextIO
 
+from safetensors import SafetensorError
+
 from pathloom import __version__
 from pathloom.recipe import Recipe
 from pathloom.shards import run_ingest
@@ -25,6 +28,8 @@ from pathloom.stage import MANIFEST_FILE, StageConfig, UserError, write_json
 
 PARTIAL = ".partial"
 KEY_LENGTH = 12
+_DISK_IS_FULL = "the disk is full: free some space and run the same command again, finished shards are kept"
+_FULL_BYTES = 2**20
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pillow", "scikit-learn")
 
 StageRunner = Callable[[Any, Mapping[str, Path], Path], dict[str, Any]]
@@ -232,4 +237,6 @@ def _explain_os_error(error: OSError, root: Path) -> str:
         errno.EROFS: "the file system is read-only: choose another folder with --runs",
         errno.EACCES: "permission denied: choose a folder you may write to with --runs",
     }
+    if error.errno == errno.ENOTEMPTY and error.filename2:  # the rename that makes a stage appear
+        return f"{error.filename2} is there without a {MANIFEST_FILE}: remove that folder and run again"
     return f"{place}: {cures.get(error.errno or 0, error.strerror or str(error))}"

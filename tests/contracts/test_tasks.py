@@ -195,31 +195,8 @@ def test_a_hundred_kilobytes_of_garbage_take_time_in_proportion(task: Task, free
 def test_random_mixtures_of_tags_and_answers_never_raise(task: Task):
     dice = random.Random(1)
     sample = make_sample(task.name)
-    pieces = [
-        "<answer>",
-        "</answer>",
-        "<think>",
-        "</think>",
-        "B",
-        "yes",
-        "7",
-        "[[1,2,3,4]]",
-        "[",
-        "]",
-        ",",
-        "answer:",
-        '{"answer":',
-        '"B"',
-        "}",
-        "necrosis",
-        "lsil",
-        "-",
-        ".",
-        "1e9",
-        "\\boxed{",
-        "\x00",
-    ]
-    pieces += ["\n", "answer is "]
+    text = r"""<answer> </answer> <think> </think> B yes 7 [[1,2,3,4]] [ ] , answer: {"answer": "B" } necrosis lsil"""
+    pieces = [*text.split(), "-", ".", "1e9", "\\boxed{", "\x00", "\n", "answer is "]
     for _ in range(400):
         completion = "".join(dice.choices(pieces, k=dice.randrange(1, 12)))
         for free in (False, True):

@@ -138,26 +138,24 @@ def _read_lines(path: Path) -> Iterator[_Line]:
 
 def _to_sample(line: _Line, task: Task) -> Sample:
     name = line.text("id") or f"line-{line.number}"
+    group = line.text("group") or f"line-{line.number}"
     boxes = task.name == "boxes"
     choices = _choices(line, task)
-    size = UNKNOWN_SIZE_PX
-    sample = Sample(
-        id=name,
-        task=task.name,
-        split="test",
-        images=(Image(path="unknown", width_px=size, height_px=size),) if boxes else (),
-        question=line.text("question") or "",
-        choices=choices,
-        answer="" if boxes else _answer(line, choices),
-        regions=_regions(line) if boxes else (),
-        origin=Origin(
-            source=line.where,
-            source_id=name,
-            licence="unknown",
-            group=line.text("group") or f"line-{line.number}",
-        ),
-    )
+    picture = Image(path="unknown", width_px=UNKNOWN_SIZE_PX, height_px=UNKNOWN_SIZE_PX)
+    question, answer = line.text("question") or "", "" if boxes else _answer(line, choices)
+    regions = _regions(line) if boxes else ()
     try:
+        sample = Sample(
+            id=name,
+            task=task.name,
+            split="test",
+            images=(picture,) if boxes else (),
+            question=question,
+            choices=choices,
+            answer=answer,
+            regions=regions,
+            origin=Origin(source=line.where, source_id=name, licence="unknown", group=group),
+        )
         task.truth(sample)
     except ValueError as error:
         raise line.error("answer", str(error), f"give an answer that the task {task.name} can have") from None

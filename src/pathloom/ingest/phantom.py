@@ -17,11 +17,12 @@ from pydantic import Field, field_validator
 from pathloom.images import encode_png
 from pathloom.ingest.source import IngestConfig, Source
 from pathloom.phantom.cell import BETHESDA, Cell, draw_cell
-from pathloom.phantom.tissue import DIAGNOSES, STAINS, Tissue, draw_tissue
+from pathloom.phantom.tissue import DIAGNOSES, MIN_SIZE_PX, STAINS, Tissue, draw_tissue
 from pathloom.schema import Box, Drop, Event, Image, Origin, Region, Sample
 from pathloom.stage import UserError
 
-NUM_OPTIONS = 4
+NUM_OPTIONS = 6
+"""All six diagnoses, letters A to F as in Patho-R1: an answer in words is then always one of the options."""
 MAX_MITOSES = 4
 
 Rng = np.random.Generator
@@ -220,7 +221,7 @@ class PhantomConfig(IngestConfig):
     source: Literal["phantom"]
     train: dict[str, int] = Field(description="question -> number of training pictures")
     test: dict[str, int] = Field(description="question -> number of held-out pictures")
-    size_px: int = Field(default=112, ge=56, le=1024)
+    size_px: int = Field(default=112, ge=MIN_SIZE_PX, le=1024)
 
     @field_validator("train", "test")
     @classmethod

@@ -1,8 +1,8 @@
 """From stain concentrations to camera pixels: Beer-Lambert absorption, then exposure to a drawn mean colour.
 
-The mean colour of an image is drawn from ONE distribution for all classes, and the densities and the white balance
-are moved until the image has it. So the mean colour says nothing about the diagnosis or the stain; what tells them
-apart is how colour varies inside the image.
+The mean colour of an image is drawn from ONE distribution for all stains of a preparation, and the densities and the
+white balance are moved until the image has it. So the mean colour does not tell one stain from another; how colour
+varies inside the image does.
 """
 
 from collections.abc import Mapping

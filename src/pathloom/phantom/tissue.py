@@ -1,7 +1,7 @@
 """Synthetic H&E and IHC tissue at 1 um per pixel, with every nucleus, mitosis and structure known.
 
 The stain model is Beer-Lambert absorption with the vectors of Ruifrok & Johnston 2001 (see phantom.stain). The mean
-colour of an image carries no class; local contrast, texture and shape do.
+colour of an image says nothing about the stain and little about the diagnosis; contrast, texture and shape do.
 """
 
 from dataclasses import dataclass

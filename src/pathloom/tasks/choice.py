@@ -18,7 +18,7 @@ def _truth(sample: Sample) -> str:
 
 
 def _write(sample: Sample, answer: Answer, template: Template) -> str:
-    return letter(sample.choices.index(str(answer)))
+    return str(answer) if template.option_as == "words" else letter(sample.choices.index(str(answer)))
 
 
 def _read(sample: Sample, text: str, template: Template) -> str | None:
@@ -61,6 +61,9 @@ CHOICE = Task(
         Template("pick", "{question}\nOptions:\n{options}\nPick one option and give its letter."),
         Template("which", "{question}\n{options}\nWhich option is right? Give the letter."),
         Template("options_first", "{options}\n{question}\nReply with one letter."),
+        # A model must learn to bind letters to options; in words it need not, so the two tell seeing from binding.
+        Template("words", "{question}\n{options}\nAnswer with the words of the right option.", option_as="words"),
+        Template("own_words", "{question}\nOptions:\n{options}\nGive one option in its words.", option_as="words"),
     ),
     truth=_truth,
     write=_write,

@@ -32,11 +32,15 @@ SYSTEM_PROMPTS: Mapping[Style, str] = {
 
 @dataclass(frozen=True)
 class Template:
-    """One wording of the user turn. `text` has the fields {question} and, where options are shown, {options}."""
+    """One wording of the user turn. `text` has the fields {question} and, where options are shown, {options}.
+
+    `frame` is what box coordinates are counted in; `option_as` is how a choice is answered.
+    """
 
     name: str
     text: str
     frame: Frame = "px"
+    option_as: Literal["letter", "words"] = "letter"
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,14 @@ TRAINING_LOG = "training.jsonl"
 
 def check_trainer_block(config: SftConfig) -> None:
     """Raise UserError for a key or value that TRL's SFTConfig does not take."""
-    known = {field.name for field in dataclasses.fields(TrlSftConfig) if field.init}
-    for key in config.trainer:
+    known = {field.name: field.default for field in dataclasses.fields(TrlSftConfig) if field.init}
+    for key, value in config.trainer.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "; see TRL's SFTConfig"
             raise UserError(f"{config.name}.trainer.{key}: unknown key{hint}")
+        if isinstance(known[key], int | float) and isinstance(value, str):
+            raise UserError(f"{config.name}.trainer.{key}: {value!r} is text where a number or true/false stands")
     try:
         _trainer_arguments(config, Path("unused"))
     except (TypeError, ValueError) as error:

@@ -1,0 +1,299 @@
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from pathloom.models.presets import PRESETS, find_preset
+from pathloom.recipe import KINDS, Recipe, load_recipe
+from pathloom.run import RUNNERS
+from pathloom.stage import ModelRef, StageConfig, UserError
+from pathloom.train.config import SftConfig
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+# Vision tower included. 7B: 16584333312 bytes of bfloat16 in its model.safetensors.index.json; 3B: its hub page.
+PUBLISHED_PARAMETERS = {"Qwen/Qwen2.5-VL-3B-Instruct": 3.75e9, "Qwen/Qwen2.5-VL-7B-Instruct": 8.29e9}
+
+PLAIN = """
+name: plain
+stages:
+  - {name: phantoms, kind: ingest, source: phantom, train: {diagnosis: 4}, test: {diagnosis: 4}}
+  - {name: untrained, kind: init, samples: [phantoms]}
+  - {name: sft, kind: sft, samples: [phantoms], model: {stage: untrained}, trainer: {max_steps: 3}}
+"""
+
+
+def recipe_files() -> list[Path]:
+    return sorted(path for path in RECIPES.rglob("*") if path.suffix in (".yaml", ".yml"))
+
+
+def load(tmp_path: Path, text: str, overrides: Sequence[str] = ()) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_recipe(path, overrides)
+
+
+def error_of(tmp_path: Path, text: str, overrides: Sequence[str] = ()) -> str:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def hub_models(value: Any) -> Iterator[str]:
+    """Every `hub` anywhere in a stage, whatever key holds it."""
+    if isinstance(value, ModelRef) and value.hub:
+        yield value.hub
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from hub_models(getattr(value, name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from hub_models(item)
+    elif isinstance(value, dict):
+        yield from hub_models(list(value.values()))
+
+
+def test_every_recipe_is_read_and_type_checked():
+    recipes = [load_recipe(path) for path in recipe_files()]
+
+    assert len(recipes) == len(list(RECIPES.rglob("*.yaml"))) + len(list(RECIPES.rglob("*.yml"))) > 0
+    assert len(recipes) == sum(path.is_file() for path in RECIPES.rglob("*")), "not every file is a recipe"
+    for recipe, path in zip(recipes, recipe_files(), strict=True):
+        assert recipe.name == path.stem
+        assert recipe.description
+        for stage in recipe.stages:
+            assert isinstance(stage, StageConfig)
+            assert stage.kind in RUNNERS
+
+
+def test_every_trainer_block_fits_the_trainer():
+    blocks = [
+        stage
+        for path in recipe_files()
+        for stage in load_recipe(path).stages
+        if isinstance(stage, SftConfig) and stage.trainer
+    ]
+
+    assert blocks
+    for stage in blocks:
+        stage.check()
+
+
+def test_every_hub_model_that_a_recipe_names_has_its_published_size(capsys):
+    from pathloom.models.nano import count_parameters
+
+    named = {hub for path in recipe_files() for stage in load_recipe(path).stages for hub in hub_models(stage)}
+
+    for hub in sorted(named):
+        number = count_parameters(find_preset(hub))
+        with capsys.disabled():
+            print(f" {hub}: {number:,} parameters ", end="")
+        assert number == pytest.approx(PUBLISHED_PARAMETERS[hub], rel=0.02)
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset.hub_id], ids=lambda p: p.name)
+def test_published_shapes_have_their_published_size(preset):
+    from pathloom.models.nano import count_parameters
+
+    assert count_parameters(preset) == pytest.approx(PUBLISHED_PARAMETERS[preset.hub_id], rel=0.02)
+
+
+def test_hub_models_are_found_wherever_they_stand(tmp_path):
+    recipe = load(tmp_path, PLAIN.replace("{stage: untrained}", "{hub: some/model}"))
+
+    assert list(hub_models(recipe.stages)) == ["some/model"]
+
+
+def test_every_kind_has_a_runner_and_the_other_way_round():
+    assert {"ingest", *KINDS} == set(RUNNERS)
+
+
+def test_a_recipe_keeps_the_order_of_its_stages_and_finds_them_by_name(tmp_path):
+    recipe = load(tmp_path, PLAIN)
+
+    assert [stage.name for stage in recipe.stages] == ["phantoms", "untrained", "sft"]
+    assert recipe.stage("sft").needs() == ("phantoms", "untrained")
+    with pytest.raises(UserError, match="no stage 'stf'; it has phantoms, untrained, sft"):
+        recipe.stage("stf")
+
+
+def test_the_name_of_a_recipe_falls_back_to_its_file(tmp_path):
+    assert load(tmp_path, PLAIN.replace("name: plain\n", "")).name == "recipe"
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".partial", "/tmp"])
+def test_a_name_that_leads_out_of_the_runs_folder_is_refused(tmp_path, name):
+    assert repr(name) in error_of(tmp_path, PLAIN.replace("name: plain", f"name: {name}"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "nearest"),
+    [
+        ("name: plain", "nmae: plain", ".nmae", "'name'"),
+        ("samples: [phantoms]}", "sample: [phantoms]}", "stage untrained.sample", "'samples'"),
+        ("trainer: {", "trianer: {", "stage sft.trianer", "'trainer'"),
+        ("kind: init", "kind: innit", "stage untrained.kind", "'init'"),
+        ("source: phantom,", "source: phantoms,", "stage phantoms.source", "'phantom'"),
+    ],
+)
+def test_an_unknown_word_is_named_with_the_nearest_known_one(tmp_path, old, new, key, nearest):
+    message = error_of(tmp_path, PLAIN.replace(old, new))
+
+    assert key in message
+    assert f"did you mean {nearest}" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("{stage: untrained}", "{stag: untrained}", "sft.model.stag"),
+        ("{stage: untrained}", "{stage: untrained, hub: a/b}", "exactly one of stage, folder and hub"),
+        ("{stage: untrained}", "{}", "exactly one of stage, folder and hub"),
+        ("train: {diagnosis: 4}, ", "", "phantoms.train"),
+        ("train: {diagnosis: 4}", "train: {diagnose: 4}", "no phantom question 'diagnose'"),
+        ("train: {diagnosis: 4}", "train: {diagnosis: many}", "phantoms.train.diagnosis"),
+        ("name: sft", "name: SFT run", "name"),
+        ("trainer: {max_steps: 3}", "trainer: {output_dir: x}", "output_dir is set by the stage"),
+        ("trainer: {max_steps: 3}", "tasks: {chess: 1}", "no task 'chess'"),
+        ("trainer: {max_steps: 3}", "lora: {rank: 4}", "sft.lora.rank"),
+        ("kind: init", "kind: init, preset: qwen9", "no preset 'qwen9'"),
+    ],
+)
+def test_a_wrong_entry_is_named(tmp_path, old, new, key):
+    assert old in PLAIN
+
+    assert key in error_of(tmp_path, PLAIN.replace(old, new))
+
+
+def test_a_stage_may_only_name_earlier_ones(tmp_path):
+    text = PLAIN.replace("samples: [phantoms]}", "samples: [sft]}")
+
+    assert "stage untrained names the stage 'sft', which comes later; move it up" in error_of(tmp_path, text)
+
+
+def test_a_stage_that_does_not_exist_is_named_with_the_nearest(tmp_path):
+    message = error_of(tmp_path, PLAIN.replace("samples: [phantoms]}", "samples: [phantom]}"))
+
+    assert "'phantom', which does not exist, did you mean 'phantoms'" in message
+
+
+def test_two_stages_of_one_name_are_refused(tmp_path):
+    assert "two stages are called 'phantoms'" in error_of(tmp_path, PLAIN.replace("name: sft", "name: phantoms"))
+
+
+@pytest.mark.parametrize(
+    "text", [PLAIN + "name: again\n", PLAIN.replace("name: sft,", "name: sft, seed: 1, seed: 2,")]
+)
+def test_a_key_given_twice_is_refused(tmp_path, text):
+    assert "stands twice" in error_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN.replace("train: {diagnosis: 4}", "train: &n {diagnosis: 4}").replace(
+            "test: {diagnosis: 4}", "test: *n"
+        ),
+        PLAIN.replace("train: {diagnosis: 4}", "train: &n {diagnosis: 4}"),
+        PLAIN.replace("[phantoms]}", "&n [phantoms]}"),
+    ],
+)
+def test_anchors_are_refused(tmp_path, text):
+    assert "anchors and aliases are not used in recipes" in error_of(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["stages: [", "a: b: c", "stages:\n\t- x", "!!python/object:os.system {}"])
+def test_what_is_not_plain_yaml_is_refused_in_one_line(tmp_path, text):
+    assert "recipe.yaml: not readable as YAML" in error_of(tmp_path, text)
+
+
+def test_a_file_in_another_encoding_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(PLAIN.replace("plain", "präparat").encode("latin-1"))
+
+    with pytest.raises(UserError, match=r"recipe\.yaml: not readable as YAML"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "name: x", "stages: []", "stages: [a]", "stages: {a: b}"])
+def test_a_file_without_stages_is_refused(tmp_path, text):
+    assert "stages" in error_of(tmp_path, text)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.yaml: No such file.*pathloom list recipes"):
+        load_recipe(tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize(
+    ("number", "value"), [("1e-3", 1e-3), ("1E5", 1e5), ("2.5e-4", 2.5e-4), (".5e2", 50.0), ("-1e+2", -100.0)]
+)
+def test_numbers_with_an_exponent_are_numbers(tmp_path, number, value):
+    # YAML 1.1, which PyYAML speaks, would read 1e-3 as text, and the trainer would fail an hour later.
+    recipe = load(tmp_path, PLAIN.replace("max_steps: 3", f"learning_rate: {number}"))
+    overridden = load(tmp_path, PLAIN, [f"sft.trainer.learning_rate={number}"])
+
+    for stage in (recipe.stage("sft"), overridden.stage("sft")):
+        assert isinstance(stage, SftConfig)
+        assert stage.trainer["learning_rate"] == value
+
+
+def test_words_that_only_look_like_numbers_stay_words(tmp_path):
+    text = PLAIN.replace("name: plain", "name: plain\ndescription: 4e")
+
+    assert load(tmp_path, text).description == "4e"
+
+
+def test_set_changes_one_key_and_makes_the_mappings_on_its_way(tmp_path):
+    overrides = ["sft.trainer.max_steps=50", "sft.lora.r=4", "phantoms.test.diagnosis=8", "sft.style=direct"]
+    recipe = load(tmp_path, PLAIN, overrides)
+
+    sft = recipe.stage("sft")
+    assert isinstance(sft, SftConfig)
+    assert sft.lora is not None
+    assert (sft.trainer, sft.lora.r, sft.style) == ({"max_steps": 50}, 4, "direct")
+    assert recipe.stage("phantoms").model_dump()["test"] == {"diagnosis": 8}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sft", "write stage.key=value"),
+        ("sft=3", "write stage.key=value"),
+        ("=3", "write stage.key=value"),
+        ("stf.seed=3", "no stage 'stf'; the recipe has phantoms, untrained, sft"),
+        ("sft.sead=3", "sft.sead: unknown key, did you mean 'seed'"),
+        ("sft.seed=three", "sft.seed"),
+        ("sft.seed.deeper=3", "no mapping|not a mapping|sft.seed"),
+        ("sft.kind.deeper=3", "kind is a value, not a mapping"),
+        ("sft.seed=[1", "the value is not YAML"),
+        ("sft.tasks={choice: 1, choice: 2}", "stands twice"),
+        ("sft.tasks=*all", "anchors"),
+    ],
+)
+def test_a_wrong_set_is_named(tmp_path, override, message):
+    found = error_of(tmp_path, PLAIN, [override])
+
+    assert any(part in found for part in message.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"learning_rat": 1e-3}, "sft.trainer.learning_rat: unknown key; did you mean 'learning_rate'"),
+        ({"learning_rate": "fast"}, "sft.trainer.learning_rate: 'fast' is text"),
+        ({"max_steps": "ten"}, "sft.trainer.max_steps: 'ten' is text"),
+        ({"lr_scheduler_type": "cosinus"}, "sft.trainer: cosinus is not a valid SchedulerType"),
+    ],
+)
+def test_a_trainer_block_is_checked_before_the_first_stage_runs(tmp_path, block, message):
+    recipe = load(tmp_path, PLAIN.replace("{max_steps: 3}", yaml.safe_dump(block, default_flow_style=True).strip()))
+
+    with pytest.raises(UserError) as caught:
+        recipe.stage("sft").check()
+    assert message in str(caught.value)
