@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from pathloom import run, shards, stage, store
 from pathloom.ingest.phantom import PhantomConfig
 from pathloom.models.init import InitConfig
-from pathloom.recipe import load_recipe
+from pathloom.recipe import Recipe, load_recipe
 from pathloom.run import PARTIAL, plan, run_recipe
 from pathloom.stage import MANIFEST_FILE, UserError
 from pathloom.store import count_records, read_samples
@@ -50,9 +51,12 @@ class Workshop:
     def run(self, *overrides: str) -> Path | None:
         self.ran.clear()
         self.said.clear()
+        return run_recipe(self.recipe(*overrides), self.runs, self.said.append)
+
+    def recipe(self, *overrides: str) -> Recipe:
         path = self.root / "small.yaml"
         path.write_text(RECIPE)
-        return run_recipe(load_recipe(path, overrides), self.runs, self.said.append)
+        return load_recipe(path, overrides)
 
     def folders(self) -> list[str]:
         return sorted(path.name for path in self.runs.iterdir() if path.name != PARTIAL)
@@ -79,7 +83,7 @@ def test_a_run_leaves_a_folder_for_each_stage_and_the_report_under_the_name_of_t
     assert report == workshop.runs / "small"
     assert sorted(path.name for path in report.iterdir()) == ["report.json"]
     assert [name.split("-")[0] for name in workshop.folders()] == ["after", "phantoms", "report", "small", "untrained"]
-    assert list((workshop.runs / PARTIAL).iterdir()) == []
+    assert [path.name for path in (workshop.runs / PARTIAL).iterdir()] == ["lock"]
 
 
 def test_a_manifest_says_what_was_made_from_what(workshop):
@@ -136,7 +140,7 @@ def test_a_raised_version_reruns_its_stage_and_what_follows(workshop, monkeypatc
 
 def test_keys_are_the_same_in_every_process_and_differ_between_stages(workshop):
     workshop.run()
-    recipe = load_recipe(workshop.root / "small.yaml")
+    recipe = workshop.recipe()
 
     keys = [planned.key for planned in plan(recipe, Path("elsewhere"))]
 
@@ -317,3 +321,27 @@ def test_a_bug_is_not_dressed_up_as_a_mistake_of_the_user(workshop, monkeypatch)
     monkeypatch.setitem(run.RUNNERS, "init", buggy)  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
         workshop.run()
+
+
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_works(workshop, monkeypatch):
+    entered, leave = threading.Event(), threading.Event()
+    recipe = workshop.recipe()
+
+    def slow(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+        entered.set()
+        assert leave.wait(30)
+        return {}
+
+    monkeypatch.setitem(run.RUNNERS, "init", slow)  # type: ignore[arg-type]
+    first = threading.Thread(target=run_recipe, args=(recipe, workshop.runs, workshop.said.append))
+    first.start()
+    try:
+        assert entered.wait(30)
+        with pytest.raises(UserError, match=r"another pathloom run.*--runs"):
+            run_recipe(recipe, workshop.runs, workshop.said.append)
+    finally:
+        leave.set()
+        first.join()
+
+    workshop.run()
+    assert workshop.ran == [], "the first run finished all stages and let go of the folder"

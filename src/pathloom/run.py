@@ -28,6 +28,7 @@ from pathloom.stage import MANIFEST_FILE, StageConfig, UserError, write_json
 
 PARTIAL = ".partial"
 KEY_LENGTH = 12
+_FULL_BYTES = 2**20
 _DISK_IS_FULL = "the disk is full: free some space and run the same command again, finished shards are kept"
 _FULL_BYTES = 2**20
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pillow", "scikit-learn")
@@ -128,7 +129,8 @@ def run_recipe(recipe: Recipe, root: Path, say: Callable[[str], None] = print) -
     except OSError as error:
         raise UserError(_explain_os_error(error, root)) from error
     except Exception as error:  # the stage boundary: libraries wrap a full disk in errors of their own
-        if "No space left on device" not in str(error):
+        # safetensors quotes the disk's error, torch.save ("unexpected pos") does not
+        if "No space left on device" not in str(error) and shutil.disk_usage(root).free > _FULL_BYTES:
             raise
         raise UserError(_explain_os_error(OSError(errno.ENOSPC, str(error)), root)) from error
 

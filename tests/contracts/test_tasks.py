@@ -3,6 +3,7 @@
 import itertools
 import random
 import time
+from collections.abc import Sequence
 
 import pytest
 from tests.tasks.samples import TRUE_BOXES, WRONG_ANSWERS, make_sample
@@ -225,7 +226,7 @@ def test_labels_in_another_order_get_the_same_grade():
         ]
 
 
-def _write_boxes(boxes: list[list[float]]) -> str:
+def _write_boxes(boxes: Sequence[Sequence[float]]) -> str:
     return block(str([[round(edge) for edge in box] for box in boxes]))
 
 

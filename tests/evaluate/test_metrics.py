@@ -219,7 +219,7 @@ def test_turning_the_sides_round_turns_the_sign_only():
     before, after = yes_no_row([k % 3 == 0 for k in range(40)]), yes_no_row([k % 2 == 0 for k in range(40)])
     forth, back = compare(YES_NO, before, after), compare(YES_NO, after, before)
     assert back.difference == pytest.approx(-forth.difference)
-    assert (back.low, back.high) == (pytest.approx(-forth.high), pytest.approx(-forth.low))
+    assert [back.low, back.high] == pytest.approx([-forth.high, -forth.low])
     assert back.p_value == forth.p_value
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pathloom.tasks.free import free_boxes, free_choice, free_count, free_text, free_yes_no
+from pathloom.tasks.free import MAX_STATEMENTS, free_boxes, free_choice, free_count, free_text, free_yes_no
 
 TEXTS = ("carcinoma", "carcinoma in situ", "adenoma", "necrosis")
 LETTERS = ("A", "B", "C", "D")
@@ -231,3 +231,8 @@ def test_an_open_answer_is_what_is_stated_or_the_whole_short_reply(text: str, an
 )  # fmt: skip
 def test_boxes_are_found_in_four_forms_without_a_cut_off_tail(text: str, boxes: list[list[float]] | None):
     assert free_boxes(text) == boxes
+
+
+def test_only_the_last_statements_of_a_turn_are_read_which_bounds_the_work():
+    for num_unreadable, answer in ((MAX_STATEMENTS - 1, "B"), (MAX_STATEMENTS, None)):
+        assert free_choice("Final answer: B\n" + "Final answer: ?\n" * num_unreadable, LETTERS) == answer

@@ -13,6 +13,7 @@ from pathloom.evaluate.select import NO_CONTROL
 from pathloom.schema import Sample
 from pathloom.stage import read_jsonl, write_json, write_jsonl
 from pathloom.tasks import find_task
+from pathloom.tasks.parsing import reasoning_of
 from pathloom.tasks.task import Score, Task
 
 METRICS = "metrics.json"
@@ -63,7 +64,7 @@ def _rows(
     numbers = {
         (metric, len(part)): interval for metric, interval in _measure(task, scored, num_resamples, seed)
     }
-    if control == NO_CONTROL:
+    if control == NO_CONTROL and any(reasoning_of(one.completion) for one in part):
         completions = [one.completion for one in part]
         for metric, interval in agreement(
             task, scored, completions, seed=seed, num_resamples=num_resamples

@@ -236,7 +236,7 @@ def _markdown(report: Report) -> str:
     first = [line for group in _groups(report) for line in group.lines]
     shown = {id(line.row) for line in first}
     rest = [row for row in report.rows if id(row) not in shown]
-    parts = [f"# {report.title}\n", f"Recipe {report.recipe}, written {report.created}.\n"]
+    parts = [f"# {report.title}\n", f"Stage {report.recipe}, written {report.created}.\n"]
     parts += ["Intervals are 95 % bootstrap intervals clustered by group.\n", "## Results\n"]
     parts.append(_table(heads + "parse rate,n", (cells(line.row, number(line.parse_rate)) for line in first)))
     if rest:

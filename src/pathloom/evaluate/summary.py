@@ -41,7 +41,7 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
         confusions += [Confusion.model_validate(confusion) for confusion in metrics["confusions"]]
         predictions[name] = read_predictions(inputs[name], samples)
     report = Report(
-        recipe=config.title or config.name,
+        recipe=out.name,
         title=config.title or config.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=tuple(rows),

@@ -199,7 +199,9 @@ QUESTIONS: tuple[Question, ...] = (
         ("Where in this region is each {what}?", "Find every {what} of this tissue."),
         _structures,
     ),
-    Question("caption", "caption", ("Describe this tissue.",), ("What does this region show?",), _caption),
+    Question(
+        "caption", "caption", ("Describe this tissue.",), ("What can be seen in this region?",), _caption
+    ),
     Question(
         "bethesda",
         "label",

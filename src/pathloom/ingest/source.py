@@ -74,4 +74,10 @@ def split_by_group(
     for fold, (_, held_out) in enumerate(parts.split(labels, labels, groups)):
         for index in held_out:
             split[index] = f"{FOLD_PREFIX}{fold}" if folds >= 2 else ("test" if fold == 0 else "train")
+    for label in sorted(groups_of_label):
+        if len({side for side, one in zip(split, labels, strict=True) if one == label}) < 2:
+            raise UserError(
+                f"class {label!r}: its groups also hold other classes, and keeping them whole leaves it on one side "
+                "of the split; add groups of this class, or try another `seed` or `test_share`"
+            )
     return split

@@ -56,8 +56,11 @@ class TilesConfig(IngestConfig):
     @field_validator("group_pattern")
     @classmethod
     def _pattern_has_a_bracket(cls, pattern: str | None) -> str | None:
-        if pattern is not None and re.compile(pattern).groups < 1:
-            raise ValueError("needs one bracket pair around the part that names the group")
+        try:
+            if pattern is not None and re.compile(pattern).groups < 1:
+                raise ValueError("needs one bracket pair around the part that names the group")
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
         return pattern
 
     def check(self) -> None:
@@ -79,7 +82,7 @@ class TilesConfig(IngestConfig):
         labels = [label for _, label in files]
         splits = split_by_group(groups, labels, test_share=self.test_share, folds=self.folds, seed=self.seed)
         return [
-            (str(path), label, group, split, path.stat().st_size)
+            (str(path), label, group, split, path.stat().st_size if path.is_file() else None)
             for (path, label), group, split in zip(files, groups, splits, strict=True)
         ]
 
@@ -142,7 +145,7 @@ class TilesConfig(IngestConfig):
                 split=split,
                 images=(image,),
                 question=self.question,
-                choices=tuple(answers.values()),
+                choices=tuple(dict.fromkeys(answers.values())),  # two folders may hold one class
                 answer=answers[label],
                 finding=answers[label],
                 origin=Origin(source=self.dataset, source_id=path, licence=self.licence, group=group),
@@ -156,15 +159,22 @@ class TilesConfig(IngestConfig):
 
 
 def _read_groups(path: Path, columns: Sequence[str]) -> dict[tuple[str, str | None], str]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names = reader.fieldnames or []
-        for column in ("file", *columns):
-            if column not in names:
-                raise UserError(f"{path}: no column {column!r}; it has {', '.join(names)}")
-        return {
-            (row["file"], row.get("class")): "/".join(row[column] for column in columns) for row in reader
-        }
+    """(file name, class if the table has that column) -> group."""
+    try:
+        reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: save the table as CSV UTF-8") from error
+    names = reader.fieldnames or []
+    for column in ("file", *columns):
+        if column not in names:
+            raise UserError(f"{path}: no column {column!r}; it has {', '.join(names)}")
+    table = {}
+    for row in reader:
+        for column in columns:
+            if not row[column]:
+                raise UserError(f"{path}: line {reader.line_num}, {row['file']}: the column {column!r} is empty")
+        table[row["file"], row.get("class")] = "/".join(row[column] for column in columns)
+    return table
 
 
 def _look_up(table: dict[tuple[str, str | None], str], file: str, label: str) -> str | None:

@@ -46,14 +46,14 @@ def refuse_shared_groups(training: Iterable[Sample], held_out: Iterable[Sample])
 def mix(samples: Sequence[Sample], weights: Mapping[str, float], seed: int) -> list[Sample]:
     """As many Samples as `weights` names, shared out between tasks by weight; a small task's Samples recur.
 
-    No weights: the Samples as they are. Raises ValueError for a task without Samples.
+    No weights: the Samples as they are. Raises UserError for a task without Samples.
     """
     if not weights:
         return list(samples)
     of_task = {name: [sample for sample in samples if sample.task == name] for name in weights}
     for name, members in of_task.items():
         if not members:
-            raise ValueError(f"tasks.{name}: there is no training Sample of this task")
+            raise UserError(f"tasks.{name}: there is no training Sample of this task; leave it out")
     total = sum(map(len, of_task.values()))
     mixed: list[Sample] = []
     for position, (name, members) in enumerate(of_task.items()):

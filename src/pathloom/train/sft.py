@@ -87,7 +87,7 @@ def _train_one(
     model, processor = load_model(base, dtype="float32" if default_device().type == "cpu" else "bfloat16")
     rows = Rows(training, config.style, augment=config.augment, seed=config.seed)
     dataset = Dataset.from_dict({"row": list(range(len(training)))}).with_transform(rows)
-    trainer = SFTTrainer(
+    trainer = _Trainer(
         model=model,
         args=_trainer_arguments(config, out / CHECKPOINTS),
         train_dataset=dataset,
@@ -108,6 +108,21 @@ def _train_one(
     num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     write_card(_card(config, base, training, num_parameters), out)
     return {"trained_on": len(training), "steps": trainer.state.global_step}
+
+
+class _Trainer(SFTTrainer):
+    """TRL's trainer, whose checkpoints of a whole model come back when a run is resumed."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """transformers 5.23 looks here for the model's own tensor names, but save_pretrained has written the hub's.
+
+        None of them match, which it only warns of, so training would go on from the base model's weights.
+        """
+        if self.is_fsdp_enabled or not any(Path(resume_from_checkpoint).glob("model*.safetensors")):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved, _ = load_model(resume_from_checkpoint, dtype="auto")
+        (model or self.model).load_state_dict(saved.state_dict())
 
 
 class _FollowEpoch(TrainerCallback):

@@ -1,0 +1,118 @@
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from pathloom.evaluate import probe
+from pathloom.evaluate.config import ProbeConfig
+from pathloom.evaluate.measure import METRICS, SCORES
+from pathloom.evaluate.probe import run_probe
+from pathloom.schema import Image, Sample
+from pathloom.images import encode_png
+from pathloom.stage import UserError, read_jsonl
+from pathloom.store import write_samples
+from tests.fixtures import make_sample, picture
+from tests.models.test_embed import needs_probe
+
+CLASSES = ("dark", "light")
+
+
+def config() -> ProbeConfig:
+    return ProbeConfig(
+        name="probe", kind="probe", samples=("tiles",), benchmark="tiles_label", num_resamples=100
+    )
+
+
+def shade(index: int, label: str) -> PILImage.Image:
+    return picture(index).point(lambda value: value // 3 + (160 if label == "light" else 0))
+
+
+def tile(index: int, split: str) -> Sample:
+    label = CLASSES[index % 2]
+    image = Image(path=f"{index}.png", data=encode_png(shade(index, label)), width_px=24, height_px=16)
+    return make_sample(
+        f"t{index}", task="label", split=split, images=(image,), choices=CLASSES, answer=label, question="Which?"
+    )
+
+
+@pytest.fixture
+def brightness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder of one number: the picture's mean."""
+
+    def embed(pictures: Iterable[PILImage.Image], encoder: str) -> np.ndarray:
+        return np.array([[np.asarray(one).mean(), 0.0] for one in pictures], np.float32)
+
+    monkeypatch.setattr(probe, "embed", embed)
+
+
+def run(samples: list[Sample], tmp_path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    write_samples(samples, tmp_path / "tiles")
+    counts = run_probe(config(), {"tiles": tmp_path / "tiles"}, tmp_path)
+    return counts, read_jsonl(tmp_path / SCORES), json.loads((tmp_path / METRICS).read_text())
+
+
+@pytest.mark.usefixtures("brightness")
+def test_the_probe_answers_the_test_samples_and_no_others(tmp_path):
+    samples = [tile(index, "train" if index < 12 else "test") for index in range(20)]
+
+    counts, scores, metrics = run(samples, tmp_path)
+
+    assert counts == {"answers": 8, "features": 2}
+    assert [line["sample_id"] for line in scores] == [f"t{index}" for index in range(12, 20)]
+    assert all(line["correct"] == 1 for line in scores)
+    (primary,) = [row for row in metrics["rows"] if row["primary"]]
+    assert (primary["stage"], primary["benchmark"], primary["value"], primary["n"]) == ("probe", "tiles_label", 1, 8)
+
+
+@pytest.mark.usefixtures("brightness")
+def test_in_cross_validation_each_fold_is_answered_by_a_probe_that_has_not_seen_it(tmp_path, monkeypatch):
+    fitted = []
+    whole = probe.LogisticRegression.fit
+
+    def fit(self: Any, features: Any, labels: Any, *arguments: Any) -> Any:
+        fitted.append(len(labels))
+        return whole(self, features, labels, *arguments)
+
+    monkeypatch.setattr(probe.LogisticRegression, "fit", fit)
+    samples = [tile(index, f"fold-{index // 2 % 3}") for index in range(18)]
+
+    counts, scores, _ = run(samples, tmp_path)
+
+    assert counts["answers"] == 18
+    assert fitted == [12, 12, 12]
+    assert all(line["correct"] == 1 for line in scores)
+
+
+@pytest.mark.usefixtures("brightness")
+def test_labels_of_the_test_split_are_not_learnt_from(tmp_path):
+    # Every test label is turned round; a probe that saw them would follow.
+    turned = {"dark": "light", "light": "dark"}
+    samples = [tile(index, "train") for index in range(12)]
+    samples += [
+        sample.model_copy(update={"answer": turned[sample.answer]})
+        for sample in (tile(index, "test") for index in range(12, 40))
+    ]
+
+    _, scores, _ = run(samples, tmp_path)
+
+    assert all(line["correct"] == 0 for line in scores)
+
+
+@pytest.mark.usefixtures("brightness")
+def test_without_held_out_samples_the_stage_is_named(tmp_path):
+    with pytest.raises(UserError, match="probe: tiles hold no labelled held-out Sample of tiles_label"):
+        run([tile(index, "train") for index in range(4)], tmp_path)
+
+
+@needs_probe
+def test_a_real_encoder_tells_light_from_dark(tmp_path):
+    samples = [tile(index, "train" if index < 8 else "test") for index in range(12)]
+
+    counts, scores, _ = run(samples, tmp_path)
+
+    assert counts == {"answers": 4, "features": 1280}
+    assert all(line["correct"] == 1 for line in scores)

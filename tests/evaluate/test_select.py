@@ -1,0 +1,149 @@
+import pytest
+
+from pathloom.benchmarks import BENCHMARKS, Benchmark, find_benchmark
+from pathloom.evaluate.config import EvaluateConfig
+from pathloom.evaluate.select import apply_control, held_out
+from pathloom.schema import Origin, Region, Sample
+from pathloom.tasks.choice import CHOICE
+from tests.fixtures import make_image, make_sample
+
+OPTIONS = ("gland", "duct", "nerve", "vessel")
+
+
+def of_source(sample_id: str, source: str, **fields: object) -> Sample:
+    origin = Origin(source=source, source_id=sample_id, licence="CC0-1.0", group=sample_id)
+    return make_sample(sample_id, origin=origin, **fields)
+
+
+def choices(number: int) -> list[Sample]:
+    return [
+        make_sample(
+            f"s{index}",
+            task="choice",
+            choices=OPTIONS,
+            answer=OPTIONS[index % 4],
+            images=(make_image(index),),
+            split="test",
+        )
+        for index in range(number)
+    ]
+
+
+def test_a_benchmark_asks_held_out_samples_of_its_task_and_source_only():
+    presence = find_benchmark("phantom_presence")
+    samples = [
+        of_source("right", "phantom_presence", split="test"),
+        of_source("fold", "phantom_presence", split="fold-2"),
+        of_source("training", "phantom_presence", split="train"),
+        of_source("validation", "phantom_presence", split="val"),
+        of_source("other source", "phantom_stain", split="test"),
+        of_source("other task", "phantom_presence", split="test", task="count", answer="1"),
+    ]
+
+    assert [sample.id for sample in held_out(samples, presence, None)] == ["right", "fold"]
+
+
+def test_a_benchmark_of_any_source_takes_all_sources():
+    samples = [of_source(name, name, split="test", task="label") for name in "ab"]
+
+    assert held_out(samples, find_benchmark("tiles_label"), None) == samples
+
+
+@pytest.mark.parametrize(("limit", "ids"), [(1, [0]), (4, [0, 2, 5, 7]), (10, list(range(10))), (99, list(range(10)))])
+def test_a_limit_is_spread_evenly_over_the_samples(limit, ids):
+    benchmark = Benchmark("b", "*", "choice", "letter", 1, None, "", "")
+
+    chosen = held_out(choices(10), benchmark, limit)
+
+    assert [sample.id for sample in chosen] == [f"s{index}" for index in ids]
+
+
+def test_no_control_changes_nothing():
+    assert apply_control(choices(3), "none", 0) == choices(3)
+
+
+def test_without_images_the_rest_of_the_question_stays():
+    region = Region(box_px=(0, 0, 4, 4))
+    boxes = make_sample("boxes", task="boxes", answer="", regions=(region,))
+    blind = make_sample("never had one", images=())
+
+    asked = apply_control([*choices(2), boxes, blind], "no_image", 0)
+
+    assert [sample.id for sample in asked] == ["s0", "s1", "boxes"]
+    assert all(sample.images == () for sample in asked)
+    assert asked[0].choices == OPTIONS
+    assert Sample.model_validate(dict(asked[2])).regions == (), "no region names a picture that is gone"
+
+
+def test_a_wrong_image_belongs_to_a_sample_with_another_answer():
+    samples = choices(9)
+    answer_of_picture = {sample.images: sample.answer for sample in samples}
+
+    asked = apply_control(samples, "wrong_image", 0)
+
+    assert [sample.id for sample in asked] == [sample.id for sample in samples]
+    for before, after in zip(samples, asked, strict=True):
+        assert answer_of_picture[after.images] != before.answer
+        assert (after.question, after.choices, after.answer) == (before.question, before.choices, before.answer)
+
+
+def test_a_wrong_image_needs_another_answer_to_be_there():
+    alike = [sample for sample in choices(9) if sample.answer == "gland"]
+
+    assert apply_control(alike, "wrong_image", 0) == []
+
+
+def test_a_wrong_image_for_boxes_has_other_boxes():
+    samples = [
+        make_sample(name, task="boxes", answer="", images=(make_image(index),), regions=(Region(box_px=box),))
+        for index, (name, box) in enumerate({"a": (0, 0, 4, 4), "b": (0, 0, 4, 4), "c": (5, 5, 9, 9)}.items())
+    ]
+
+    asked = {sample.id: sample.images[0] for sample in apply_control(samples, "wrong_image", 0)}
+
+    assert asked["a"] == asked["b"] == samples[2].images[0]
+
+
+def test_shuffled_options_give_every_option_another_letter_and_keep_the_answer():
+    for seed in range(5):
+        for before, after in zip(choices(12), apply_control(choices(12), "shuffled_options", seed), strict=True):
+            assert sorted(after.choices) == sorted(before.choices)
+            assert all(one != other for one, other in zip(before.choices, after.choices, strict=True))
+            template = CHOICE.templates[0]
+            assert after.answer == before.answer
+            assert CHOICE.target(after, template, "direct") != CHOICE.target(before, template, "direct")
+
+
+def test_questions_without_options_are_left_out_of_the_shuffle():
+    assert apply_control([make_sample("yes or no")], "shuffled_options", 0) == []
+
+
+@pytest.mark.parametrize("control", ["wrong_image", "shuffled_options"])
+def test_a_control_is_the_same_for_the_same_seed_whatever_the_order(control):
+    samples = choices(12)
+
+    first = apply_control(samples, control, 0)
+    backwards = apply_control(samples[::-1], control, 0)
+
+    assert first == apply_control(samples, control, 0) == backwards[::-1]
+    assert first != apply_control(samples, control, 1)
+
+
+def test_an_unknown_control_is_refused():
+    with pytest.raises(ValueError, match="no control 'blur'"):
+        apply_control(choices(1), "blur", 0)
+
+
+def test_every_control_that_a_recipe_may_name_is_there():
+    named = EvaluateConfig.model_fields["controls"].annotation.__args__[0].__args__  # type: ignore[union-attr]
+
+    for control in named:
+        apply_control(choices(3), control, 0)
+    assert len(named) == 3
+
+
+def test_every_benchmark_pins_a_template_of_its_task():
+    for benchmark in BENCHMARKS:
+        assert benchmark.pinned_template().name == benchmark.template
+    with pytest.raises(ValueError, match="no benchmark 'x'; known: phantom_diagnosis"):
+        find_benchmark("x")

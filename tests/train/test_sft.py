@@ -1,0 +1,282 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pathloom.card import read_card
+from pathloom.models.load import load_model
+from pathloom.schema import Origin, Sample
+from pathloom.stage import UserError, read_jsonl
+from pathloom.store import read_samples, write_samples
+from pathloom.train import sft
+from pathloom.train.config import SftConfig
+from pathloom.train.rows import LeakError, Rows
+from pathloom.train.sft import CHECKPOINTS, TRAINING_LOG, last_whole_checkpoint, run_sft
+from tests.fixtures import make_sample
+
+STEPS = 4
+TRAINER = {
+    "max_steps": STEPS,
+    "save_steps": 1,
+    "logging_steps": 1,
+    "per_device_train_batch_size": 5,
+    "learning_rate": 1e-3,
+}
+
+
+def config(**fields: Any) -> SftConfig:
+    given = {"name": "sft", "kind": "sft", "samples": ("phantoms",), "model": {"stage": "untrained"}, "trainer": TRAINER}
+    return SftConfig.model_validate({**given, **fields})
+
+
+class Stopped(BaseException):
+    """Stands for a kill: nothing in the code catches it."""
+
+
+@pytest.fixture
+def inputs(phantom_folder: Path, model_folder: Path) -> dict[str, Path]:
+    return {"phantoms": phantom_folder, "untrained": model_folder}
+
+
+@pytest.fixture(scope="module")
+def trained(
+    phantom_folder: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """An uninterrupted run: its folder and its counts."""
+    out = tmp_path_factory.mktemp("trained")
+    return out, run_sft(config(augment=True), {"phantoms": phantom_folder, "untrained": model_folder}, out)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def stop_after_save(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    def on_save(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == step:
+            raise Stopped
+
+    monkeypatch.setattr(sft._FollowEpoch, "on_save", on_save)
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The optimisation steps that are done from now on."""
+    steps: list[int] = []
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        steps.append(state.global_step)
+
+    monkeypatch.setattr(sft._FollowEpoch, "on_step_end", on_step_end)
+    return steps
+
+
+def test_training_changes_the_weights_and_leaves_a_model_folder(trained, model_folder):
+    out, counts = trained
+
+    assert counts == {"trained_on": 20, "steps": STEPS}
+    assert not same_weights(out, model_folder)
+    model, processor = load_model(str(out))
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert processor.chat_template == load_model(str(model_folder))[1].chat_template
+    log = read_jsonl(out / TRAINING_LOG)
+    assert [line["step"] for line in log] == [1, 2, 3, 4]
+    assert all(line["loss"] > 0 for line in log)
+
+
+def test_a_model_folder_holds_no_pickle_and_no_checkpoint(trained):
+    out, _ = trained
+    left = [path.relative_to(out).as_posix() for path in out.rglob("*")]
+
+    assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")) for name in left)
+    assert not any(name.startswith(CHECKPOINTS) for name in left)
+
+
+def test_the_card_says_what_the_model_saw(trained):
+    card = read_card(trained[0])
+
+    assert card.tasks == ("boxes", "caption", "choice", "count", "yes_no")
+    assert card.templates["yes_no"] == ("choose", "reply")
+    assert card.trained_on == (
+        "phantom_caption",
+        "phantom_diagnosis",
+        "phantom_mitoses",
+        "phantom_presence",
+        "phantom_structures",
+    )
+    assert (card.num_train_samples, card.base, card.style) == (20, "untrained", "cot")
+    assert card.num_parameters == sum(parameter.numel() for parameter in load_model(str(trained[0]))[0].parameters())
+    json.loads(card.model_dump_json())
+
+
+@pytest.mark.parametrize("stopped_after", [2, STEPS], ids=["in the middle", "after the last step"])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    trained, inputs, tmp_path, monkeypatch, stopped_after
+):
+    with monkeypatch.context() as patch:
+        stop_after_save(patch, stopped_after)
+        with pytest.raises(Stopped):
+            run_sft(config(augment=True), inputs, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    steps = count_steps(monkeypatch)
+
+    counts = run_sft(config(augment=True), inputs, tmp_path)
+
+    assert steps == list(range(stopped_after + 1, STEPS + 1))
+    assert counts == trained[1]
+    assert same_weights(tmp_path, trained[0])
+    assert [line["loss"] for line in read_jsonl(tmp_path / TRAINING_LOG)] == [
+        line["loss"] for line in read_jsonl(trained[0] / TRAINING_LOG)
+    ]
+
+
+@pytest.mark.parametrize("damage", ["without its state", "with half a state"])
+def test_a_half_written_newest_checkpoint_is_passed_over(trained, inputs, tmp_path, monkeypatch, damage):
+    with monkeypatch.context() as patch:
+        stop_after_save(patch, 3)
+        with pytest.raises(Stopped):
+            run_sft(config(augment=True), inputs, tmp_path)
+    newest = tmp_path / CHECKPOINTS / "checkpoint-3"
+    state = newest / "trainer_state.json"
+    if damage == "without its state":
+        state.unlink()
+        (newest / "optimizer.pt").unlink()
+    else:
+        state.write_text(state.read_text()[:100])
+    steps = count_steps(monkeypatch)
+
+    run_sft(config(augment=True), inputs, tmp_path)
+
+    assert steps == [3, 4]
+    assert same_weights(tmp_path, trained[0])
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_highest_step(tmp_path):
+    assert last_whole_checkpoint(tmp_path) is None
+    for step in (9, 100, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+    shutil.rmtree(tmp_path / "checkpoint-100")
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20")
+
+
+def test_lora_is_merged_and_touches_the_language_tower_only(inputs, model_folder, tmp_path):
+    trainer = {**TRAINER, "max_steps": 2}
+    run_sft(config(lora={"r": 4, "alpha": 8}, trainer=trainer), inputs, tmp_path)
+
+    before, after = weights(model_folder), weights(tmp_path)
+    assert before.keys() == after.keys(), "no adapter is left beside the weights"
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("language_model" in name or name.startswith("model.layers") for name in changed)
+    assert not any("visual" in name for name in changed)
+    assert list(tmp_path.glob("adapter*")) == []
+    assert not any(path.suffix in (".bin", ".pt", ".pth") for path in tmp_path.rglob("*"))
+    load_model(str(tmp_path))
+
+
+def test_a_resumed_lora_run_ends_with_the_weights_of_an_uninterrupted_one(inputs, tmp_path, monkeypatch):
+    with_lora = config(lora={"r": 4, "dropout": 0.1}, trainer={**TRAINER, "max_steps": 3})
+    for name in ("whole", "resumed"):
+        (tmp_path / name).mkdir()
+    run_sft(with_lora, inputs, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after_save(patch, 2)
+        with pytest.raises(Stopped):
+            run_sft(with_lora, inputs, tmp_path / "resumed")
+    steps = count_steps(monkeypatch)
+
+    run_sft(with_lora, inputs, tmp_path / "resumed")
+
+    assert steps == [3]
+    assert same_weights(tmp_path / "resumed", tmp_path / "whole")
+
+
+def test_each_epoch_draws_its_own_templates_and_only_completions_are_learnt(inputs, tmp_path, monkeypatch):
+    epochs: list[int] = []
+    trainers: list[Any] = []
+    row = Rows.row
+
+    class Recorded(sft._Trainer):
+        def train(self, *arguments: Any, **options: Any) -> Any:
+            trainers.append(self)
+            epochs.clear()
+            return super().train(*arguments, **options)
+
+    monkeypatch.setattr(sft, "_Trainer", Recorded)
+    monkeypatch.setattr(Rows, "row", lambda self, index: (epochs.append(self.epoch), row(self, index))[1])
+    trainer = {"per_device_train_batch_size": 10, "num_train_epochs": 2}
+
+    run_sft(config(trainer=trainer), inputs, tmp_path)
+
+    assert sorted(epochs) == [0] * 20 + [1] * 20
+    assert trainers[0].data_collator.completion_only_loss
+
+
+def test_only_the_tasks_asked_for_are_learnt(inputs, tmp_path):
+    trainer = {**TRAINER, "max_steps": 1}
+
+    counts = run_sft(config(tasks={"choice": 3, "yes_no": 1}, trainer=trainer), inputs, tmp_path)
+
+    assert counts["trained_on"] == 10
+    assert read_card(tmp_path).tasks == ("choice", "yes_no")
+
+
+def test_a_task_without_training_samples_is_named(inputs, tmp_path):
+    with pytest.raises(UserError, match="sft: phantoms hold no training Sample"):
+        run_sft(config(tasks={"short_answer": 1}), inputs, tmp_path)
+
+
+def test_one_task_of_a_mixture_without_training_samples_is_named(inputs, tmp_path):
+    with pytest.raises(UserError, match=r"tasks\.short_answer"):
+        run_sft(config(tasks={"choice": 1, "short_answer": 1}), inputs, tmp_path)
+
+
+def test_a_group_on_both_sides_stops_training_before_anything_is_loaded(inputs, tmp_path, monkeypatch):
+    origin = Origin(source="s", source_id="x", licence="CC0-1.0", group="patient 7")
+    samples = [make_sample("a", origin=origin), make_sample("b", origin=origin, split="test")]
+    write_samples(samples, tmp_path / "mixed")
+    monkeypatch.setattr(sft, "load_model", lambda *arguments, **options: pytest.fail("a model was loaded"))
+
+    with pytest.raises(LeakError, match="patient 7"):
+        run_sft(config(), {**inputs, "phantoms": tmp_path / "mixed"}, tmp_path)
+
+
+def in_folds(samples: list[Sample]) -> list[Sample]:
+    return [sample.model_copy(update={"split": f"fold-{index % 2}"}) for index, sample in enumerate(samples)]
+
+
+def test_folds_give_a_model_each_and_a_finished_one_is_kept(inputs, tmp_path, monkeypatch):
+    chosen = [sample for sample in read_samples(inputs["phantoms"]) if sample.task == "yes_no"]
+    write_samples(in_folds(chosen), tmp_path / "folds")
+    inputs = {**inputs, "phantoms": tmp_path / "folds"}
+    one_step = config(trainer={**TRAINER, "max_steps": 1})
+    train_one = sft._train_one
+    held_out = []
+
+    def only_the_first(config: Any, samples: Any, fold: Any, inputs: Any, out: Path) -> Any:
+        held_out.append(fold)
+        if len(held_out) == 2:
+            raise Stopped
+        return train_one(config, samples, fold, inputs, out)
+
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(sft, "_train_one", only_the_first)
+    with pytest.raises(Stopped):
+        run_sft(one_step, inputs, out)
+    assert run_sft(one_step, inputs, out) == {"folds": {"fold-0": 4, "fold-1": 4}}
+
+    assert held_out == ["fold-0", "fold-1", "fold-1"]
+    assert read_card(out / "fold-0").num_train_samples == 4
+    assert not same_weights(out / "fold-0", out / "fold-1")
