@@ -4,7 +4,7 @@ Session fixtures are read-only: a test that writes works on its own tmp_path.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,22 @@ def make_sample(sample_id: str = "a", **fields: Any) -> Sample:
         "images": (make_image(),),
         "question": "Is this necrosis?",
         "answer": "yes",
-        "origin": Origin(source="made", source_id=sample_id, licence="CC0-1.0", group=f"group of {sample_id}"),
+        "origin": Origin(
+            source="made", source_id=sample_id, licence="CC0-1.0", group=f"group of {sample_id}"
+        ),
         "history": (Event(step="ingest.made", version=1),),
     }
     return Sample(id=sample_id, **{**given, **fields})
+
+
+def noting(note: Callable[..., object], function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, with `note` called before it on the same arguments."""
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        note(*arguments, **options)
+        return function(*arguments, **options)
+
+    return noted
 
 
 def grouped(sample_id: str, group: str, **fields: Any) -> Sample:

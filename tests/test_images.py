@@ -7,9 +7,9 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from tests.fixtures import encoded, picture
 
 from pathloom.images import BadImage, ImageLimits, decode, encode_png, load_pixels, read_image
-from tests.fixtures import encoded, picture
 
 
 def png_header_only(width_px: int, height_px: int) -> bytes:

@@ -87,7 +87,9 @@ def test_every_trainer_block_fits_the_trainer():
 def test_every_hub_model_that_a_recipe_names_has_its_published_size(capsys):
     from pathloom.models.nano import count_parameters
 
-    named = {hub for path in recipe_files() for stage in load_recipe(path).stages for hub in hub_models(stage)}
+    named = {
+        hub for path in recipe_files() for stage in load_recipe(path).stages for hub in hub_models(stage)
+    }
 
     for hub in sorted(named):
         number = count_parameters(find_preset(hub))
@@ -183,7 +185,9 @@ def test_a_stage_that_does_not_exist_is_named_with_the_nearest(tmp_path):
 
 
 def test_two_stages_of_one_name_are_refused(tmp_path):
-    assert "two stages are called 'phantoms'" in error_of(tmp_path, PLAIN.replace("name: sft", "name: phantoms"))
+    assert "two stages are called 'phantoms'" in error_of(
+        tmp_path, PLAIN.replace("name: sft", "name: phantoms")
+    )
 
 
 @pytest.mark.parametrize(
@@ -292,7 +296,9 @@ def test_a_wrong_set_is_named(tmp_path, override, message):
     ],
 )
 def test_a_trainer_block_is_checked_before_the_first_stage_runs(tmp_path, block, message):
-    recipe = load(tmp_path, PLAIN.replace("{max_steps: 3}", yaml.safe_dump(block, default_flow_style=True).strip()))
+    recipe = load(
+        tmp_path, PLAIN.replace("{max_steps: 3}", yaml.safe_dump(block, default_flow_style=True).strip())
+    )
 
     with pytest.raises(UserError) as caught:
         recipe.stage("sft").check()

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from safetensors import SafetensorError
+from tests.fixtures import noting
 
-from pathloom import run, shards, stage, store
+from pathloom import run, shards
 from pathloom.ingest.phantom import PhantomConfig
 from pathloom.models.init import InitConfig
 from pathloom.recipe import Recipe, load_recipe
@@ -37,7 +38,7 @@ class Workshop:
         self.ran: list[str] = []
         self.said: list[str] = []
         for kind in ("init", "evaluate", "report"):
-            monkeypatch.setitem(run.RUNNERS, kind, self._stand_in)  # type: ignore[arg-type]
+            monkeypatch.setitem(run.RUNNERS, kind, self._stand_in)
 
     def _stand_in(self, config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
         self.ran.append(config.name)
@@ -82,7 +83,13 @@ def test_a_run_leaves_a_folder_for_each_stage_and_the_report_under_the_name_of_t
 
     assert report == workshop.runs / "small"
     assert sorted(path.name for path in report.iterdir()) == ["report.json"]
-    assert [name.split("-")[0] for name in workshop.folders()] == ["after", "phantoms", "report", "small", "untrained"]
+    assert [name.split("-")[0] for name in workshop.folders()] == [
+        "after",
+        "phantoms",
+        "report",
+        "small",
+        "untrained",
+    ]
     assert [path.name for path in (workshop.runs / PARTIAL).iterdir()] == ["lock"]
 
 
@@ -157,12 +164,12 @@ def test_a_stage_that_was_cut_off_goes_on_with_what_it_had(workshop, monkeypatch
         assert (out / "half").read_text() == "kept"
         return {}
 
-    monkeypatch.setitem(run.RUNNERS, "evaluate", cut_off)  # type: ignore[arg-type]
+    monkeypatch.setitem(run.RUNNERS, "evaluate", cut_off)
     with pytest.raises(KeyboardInterrupt):
         workshop.run()
     assert not any(name.startswith("after") for name in workshop.folders())
 
-    monkeypatch.setitem(run.RUNNERS, "evaluate", goes_on)  # type: ignore[arg-type]
+    monkeypatch.setitem(run.RUNNERS, "evaluate", goes_on)
     workshop.run()
 
     assert workshop.ran == ["report"]
@@ -171,7 +178,7 @@ def test_a_stage_that_was_cut_off_goes_on_with_what_it_had(workshop, monkeypatch
 
 def test_shards_that_were_finished_are_not_made_again(workshop, monkeypatch):
     monkeypatch.setattr(shards, "UNITS_PER_SHARD", 2)
-    monkeypatch.setattr(shards.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     read = PhantomConfig.read
     asked: list[Any] = []
 
@@ -186,7 +193,7 @@ def test_shards_that_were_finished_are_not_made_again(workshop, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             workshop.run()
     asked.clear()
-    monkeypatch.setattr(PhantomConfig, "read", lambda self, unit: (asked.append(unit), read(self, unit))[1])
+    monkeypatch.setattr(PhantomConfig, "read", noting(lambda config, unit: asked.append(unit), read))
     workshop.run()
 
     assert len(asked) == 4, "the first shard of two was there"
@@ -196,15 +203,30 @@ def test_shards_that_were_finished_are_not_made_again(workshop, monkeypatch):
     ]
 
 
-def no_space(*arguments: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("module", [store, stage], ids=["in a shard", "in a manifest"])
-def test_a_full_disk_is_one_clear_line_and_the_next_run_finishes(workshop, monkeypatch, module):
+def in_a_shard(patch: pytest.MonkeyPatch) -> None:
+    """The bytes are handed over, and the disk refuses them."""
+
+    def refuse(descriptor: int) -> None:
+        raise NO_SPACE
+
+    patch.setattr(os, "fsync", refuse)
+
+
+def in_a_manifest(patch: pytest.MonkeyPatch) -> None:
+    def refuse(value: Any, path: Path) -> None:
+        path.write_text('{"stage": "phan')
+        raise NO_SPACE
+
+    patch.setattr("pathloom.run.write_json", refuse)
+
+
+@pytest.mark.parametrize("fill", [in_a_shard, in_a_manifest])
+def test_a_full_disk_is_one_clear_line_and_the_next_run_finishes(workshop, monkeypatch, fill):
     with monkeypatch.context() as patch:
-        # The bytes were handed over, and the disk refuses them.
-        patch.setattr(module.os, "fsync", no_space)
+        fill(patch)
         message = workshop.error()
     assert "the disk is full: free some space and run the same command again" in message
     assert str(workshop.runs) in message
@@ -252,8 +274,8 @@ def test_a_full_disk_while_weights_are_written_is_one_clear_line(workshop, monke
         raise error
 
     usage = shutil.disk_usage(workshop.root)
-    monkeypatch.setattr(run.shutil, "disk_usage", lambda path: usage._replace(free=free))
-    monkeypatch.setitem(run.RUNNERS, "init", fills_the_disk)  # type: ignore[arg-type]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    monkeypatch.setitem(run.RUNNERS, "init", fills_the_disk)
 
     assert "the disk is full" in workshop.error()
 
@@ -263,8 +285,8 @@ def test_an_error_of_torch_with_room_on_the_disk_is_not_blamed_on_the_disk(works
         raise RuntimeError("shapes do not match")
 
     usage = shutil.disk_usage(workshop.root)
-    monkeypatch.setattr(run.shutil, "disk_usage", lambda path: usage._replace(free=10**9))
-    monkeypatch.setitem(run.RUNNERS, "init", buggy)  # type: ignore[arg-type]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))
+    monkeypatch.setitem(run.RUNNERS, "init", buggy)
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         workshop.run()
@@ -318,7 +340,7 @@ def test_a_bug_is_not_dressed_up_as_a_mistake_of_the_user(workshop, monkeypatch)
     def buggy(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
         raise ZeroDivisionError
 
-    monkeypatch.setitem(run.RUNNERS, "init", buggy)  # type: ignore[arg-type]
+    monkeypatch.setitem(run.RUNNERS, "init", buggy)
     with pytest.raises(ZeroDivisionError):
         workshop.run()
 
@@ -332,7 +354,7 @@ def test_a_second_run_in_the_same_folder_is_refused_while_the_first_works(worksh
         assert leave.wait(30)
         return {}
 
-    monkeypatch.setitem(run.RUNNERS, "init", slow)  # type: ignore[arg-type]
+    monkeypatch.setitem(run.RUNNERS, "init", slow)
     first = threading.Thread(target=run_recipe, args=(recipe, workshop.runs, workshop.said.append))
     first.start()
     try:

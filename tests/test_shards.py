@@ -1,14 +1,15 @@
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fixtures import noting, write_tiles
 
 from pathloom import shards
 from pathloom.ingest.phantom import PhantomConfig
 from pathloom.ingest.tiles import TilesConfig
 from pathloom.shards import run_ingest
 from pathloom.store import read_samples
-from tests.fixtures import write_tiles
 
 
 def phantoms(number: int) -> PhantomConfig:
@@ -23,7 +24,9 @@ def phantoms(number: int) -> PhantomConfig:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 @pytest.fixture
@@ -32,8 +35,10 @@ def two_units_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    read, asked = PhantomConfig.read, []
-    monkeypatch.setattr(PhantomConfig, "read", lambda self, unit: (asked.append(unit), read(self, unit))[1])
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        PhantomConfig, "read", noting(lambda config, unit: asked.append(unit), PhantomConfig.read)
+    )
     return asked
 
 
@@ -41,7 +46,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_processes_give_the_same_bytes_as_one(tmp_path, monkeypatch):
     counts = []
     for cores in (1, 2):
-        monkeypatch.setattr(shards.os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         counts.append(run_ingest(phantoms(4), tmp_path / str(cores)))
 
     assert counts[0] == counts[1]
@@ -51,7 +56,7 @@ def test_processes_give_the_same_bytes_as_one(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("two_units_a_shard")
 def test_a_shard_on_the_disk_is_never_made_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     whole = run_ingest(phantoms(5), tmp_path)
     before = files_of(tmp_path)
     (tmp_path / "samples" / "00001.parquet").unlink()

@@ -5,11 +5,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.fixtures import make_image, make_sample, noting, picture
 
 from pathloom import store
 from pathloom.schema import Drop, Event, Origin, Region
 from pathloom.store import SCHEMA, count_records, read_samples, shard_is_written, write_samples, write_shard
-from tests.fixtures import make_image, make_sample, picture
 
 
 def full_sample():
@@ -112,21 +112,24 @@ def test_a_kill_during_a_shard_leaves_no_half_shard(tmp_path, monkeypatch, at_wr
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, "fsync", killed)
+        patch.setattr(os, "fsync", killed)
         with pytest.raises(Killed):
             write_shard([make_sample()], [Drop(sample_id="b", step="s", reason="r")], tmp_path, 0)
 
     assert not shard_is_written(tmp_path, 0)
     assert count_records(tmp_path)["samples"] == 0
     write_shard([make_sample()], [Drop(sample_id="b", step="s", reason="r")], tmp_path, 0)
-    assert count_records(tmp_path) == {"samples": 1, "by_split_and_task": {"train/yes_no": 1}, "drops": {"r": 1}}
+    assert count_records(tmp_path) == {
+        "samples": 1,
+        "by_split_and_task": {"train/yes_no": 1},
+        "drops": {"r": 1},
+    }
 
 
 def test_a_shard_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
-    happened = []
-    fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(store.os, "fsync", lambda fd: (happened.append("fsync"), fsync(fd)))
-    monkeypatch.setattr(Path, "replace", lambda self, to: (happened.append("rename"), replace(self, to))[1])
+    happened: list[str] = []
+    monkeypatch.setattr(os, "fsync", noting(lambda fd: happened.append("fsync"), os.fsync))
+    monkeypatch.setattr(Path, "replace", noting(lambda path, to: happened.append("rename"), Path.replace))
 
     write_shard([make_sample()], [], tmp_path, 0)
 

@@ -27,7 +27,6 @@ class ModelCard(Record):
     trained_on: tuple[str, ...] = ()
     num_train_samples: int = 0
     num_parameters: int
-    adapter: bool = False
     seed: int = 0
     pathloom_version: str
 

@@ -39,7 +39,7 @@ def guard_threads() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 1 something for the user to mend, 2 wrong usage."""
+    """Entry point; returns the exit status: 0 done, 1 for the user to mend, 2 wrong usage, 130 stopped."""
     arguments = _parser().parse_args(argv)
     guard_threads()
     from pathloom.stage import UserError

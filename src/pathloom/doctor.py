@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
-MIN_FREE_BYTES = 5 * 2**30
+MIN_FREE_BYTES = 2 * 2**30
 """A quickstart leaves well under 1 GB; training with checkpoints wants room."""
 
 

@@ -39,7 +39,10 @@ class BadImage(UserError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
-        return type(self), (self.reason, str(self))  # the default passes `detail` alone, and a pool would break
+        return type(self), (
+            self.reason,
+            str(self),
+        )  # the default passes `detail` alone, and a pool would break
 
 
 def read_image(

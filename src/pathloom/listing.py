@@ -11,7 +11,7 @@ from pathloom.models.presets import PRESETS
 from pathloom.recipe import KINDS, load_recipe
 from pathloom.run import plan
 from pathloom.schema import Sample
-from pathloom.stage import MANIFEST_FILE, UserError
+from pathloom.stage import MANIFEST_FILE, UserError, read_jsonl
 from pathloom.store import read_samples
 from pathloom.tasks import TASKS
 
@@ -113,8 +113,7 @@ def explain_lines(sample_id: str, runs: Path) -> Iterator[str]:
 def _answers(sample_id: str, runs: Path) -> Iterator[str]:
     for folder in _stage_folders(runs):
         scores = folder / "scores.jsonl"
-        for line in scores.read_text(encoding="utf-8").splitlines() if scores.is_file() else ():
-            score = json.loads(line)
+        for score in read_jsonl(scores) if scores.is_file() else ():
             if score["sample_id"] == sample_id:
                 control = "" if score["control"] == "none" else f" ({score['control']})"
                 yield f"  {folder.name}{control}: {score['answer']!r}, correct {score['correct']:g}"

@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML without anchors, with an error for a key given twice, and with 1e-3 as a number."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "anchor", None) is not None:
+        if self.check_event(yaml.AliasEvent) or getattr(self.peek_event(), "anchor", None):  # type: ignore[no-untyped-call]
             raise yaml.YAMLError("anchors and aliases are not used in recipes: write the value out")
         return super().compose_node(parent, index)
 
@@ -94,7 +94,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     _check_references(checked, str(path))
     name = str(data.get("name") or path.stem)
     if re.fullmatch(r"\w[\w. -]*", name) is None:  # it becomes a folder under runs/
-        raise UserError(f"{path}: name: {name!r} has other signs than letters, digits, '_', '-', '.' and spaces")
+        raise UserError(
+            f"{path}: name: {name!r} has other signs than letters, digits, '_', '-', '.' and spaces"
+        )
     return Recipe(name=name, description=str(data.get("description", "")).strip(), stages=checked)
 
 

@@ -1,12 +1,12 @@
 """Run a recipe. A stage is a folder made from folders: `runs/<stage>-<key>/`, whole or absent.
 
-The key is the hash of kind, version, entry and input keys, so an unchanged stage is skipped and a changed one, with
-all that follows from it, is made anew. Work goes on in `runs/.partial/`, where a killed run finds what it had.
+The key is the hash of kind, version, entry, fingerprint (what else is read) and input keys, so an unchanged stage is
+skipped and a changed one, with all that follows from it, is made anew. Work goes on in `runs/.partial/`, where a
+killed run finds what it had.
 """
 
 import errno
 import fcntl
-import errno
 import hashlib
 import json
 import os
@@ -19,8 +19,6 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, TextIO
 
-from safetensors import SafetensorError
-
 from pathloom import __version__
 from pathloom.recipe import Recipe
 from pathloom.shards import run_ingest
@@ -28,8 +26,6 @@ from pathloom.stage import MANIFEST_FILE, StageConfig, UserError, write_json
 
 PARTIAL = ".partial"
 KEY_LENGTH = 12
-_FULL_BYTES = 2**20
-_DISK_IS_FULL = "the disk is full: free some space and run the same command again, finished shards are kept"
 _FULL_BYTES = 2**20
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pillow", "scikit-learn")
 

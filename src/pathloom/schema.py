@@ -1,4 +1,4 @@
-"""The records that touch disk. Every folder that a stage writes holds these and nothing else.
+"""The records that stages hand to each other on disk.
 
 All records are frozen and refuse unknown keys, so a misspelt field fails where it is written. Code never
 reads a free-form bag: a fact that code needs has a field here.
@@ -65,6 +65,11 @@ class Origin(Record):
     box_l0: Box | None = Field(default=None, description="pixels of the slide's level 0")
     panel: str | None = None
     caption_span: tuple[int, int] | None = Field(default=None, description="characters, half open")
+
+    @property
+    def cluster(self) -> tuple[str, str]:
+        """What is kept on one side of a split and resampled whole: group names mean something within a source only."""
+        return (self.source, self.group)
 
 
 class Event(Record):

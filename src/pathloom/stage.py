@@ -57,6 +57,13 @@ class ModelRef(Record):
     def needs(self) -> tuple[str, ...]:
         return (self.stage,) if self.stage else ()
 
+    def fingerprint(self) -> str:
+        """Names, sizes and times of a model folder's files; "" for a stage or a hub id."""
+        if self.folder is None:
+            return ""
+        files = sorted(path for path in Path(self.folder).glob("*") if path.is_file())
+        return str([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+
     def locate(self, inputs: Mapping[str, Path]) -> str:
         """The folder or hub id that transformers loads."""
         if self.stage:

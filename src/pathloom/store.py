@@ -165,9 +165,7 @@ def count_records(folder: Path) -> dict[str, Any]:
     """Samples by split and task and Drops by reason of a stage folder, for its manifest."""
     reasons: Counter[str] = Counter()
     for path in sorted((folder / "drops").glob("*.jsonl")):
-        reasons.update(
-            Drop.model_validate_json(line).reason for line in path.read_text(encoding="utf-8").splitlines()
-        )
+        reasons.update(Drop.model_validate_json(line).reason for line in path.read_bytes().splitlines())
     kept: Counter[str] = Counter()
     for shard in sorted((folder / "samples").glob("*.parquet")):
         columns = pq.read_table(shard, columns=["task", "split"]).to_pydict()

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fixtures import make_image, make_sample, noting
 
 from pathloom.card import ModelCard, read_card, write_card
 from pathloom.evaluate import generative
@@ -10,10 +11,10 @@ from pathloom.evaluate.config import EvaluateConfig
 from pathloom.evaluate.generative import PREDICTIONS, run_evaluate
 from pathloom.evaluate.measure import METRICS, SCORES, read_predictions
 from pathloom.evaluate.select import apply_control
+from pathloom.models.load import load_model
 from pathloom.schema import Sample
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
-from tests.fixtures import make_image, make_sample
 
 
 def config(**fields: Any) -> EvaluateConfig:
@@ -41,7 +42,9 @@ def inputs(phantom_folder: Path, model_folder: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def evaluated(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def evaluated(
+    inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("evaluated")
     return out, run_evaluate(config(), inputs, out)
 
@@ -189,7 +192,9 @@ def test_predictions_are_read_back_with_their_samples(evaluated, inputs):
 
 
 def test_a_benchmark_without_held_out_samples_is_named(inputs, tmp_path):
-    with pytest.raises(UserError, match=r"after\.benchmarks: phantoms hold no held-out Sample of phantom_bethesda"):
+    with pytest.raises(
+        UserError, match=r"after\.benchmarks: phantoms hold no held-out Sample of phantom_bethesda"
+    ):
         run_evaluate(config(benchmarks=("phantom_bethesda",)), inputs, tmp_path)
 
 
@@ -208,7 +213,8 @@ def test_the_manifest_notes_what_lies_outside_the_models_card(inputs, model_fold
         model_folder, tmp_path / "model", templates={"yes_no": ("plain", "reply")}, mpp_range=(0.2, 0.3)
     )
     samples = [
-        make_sample(f"{mpp}", split="test", task="yes_no", images=(make_image(1, mpp=mpp),)) for mpp in (0.25, 0.5, None)
+        make_sample(f"{mpp}", split="test", task="yes_no", images=(make_image(1, mpp=mpp),))
+        for mpp in (0.25, 0.5, None)
     ]
     samples = [
         sample.model_copy(update={"origin": sample.origin.model_copy(update={"source": "phantom_presence"})})
@@ -217,14 +223,18 @@ def test_the_manifest_notes_what_lies_outside_the_models_card(inputs, model_fold
     write_samples(samples, tmp_path / "made")
 
     counts = run_evaluate(
-        config(benchmarks=("phantom_presence",), controls=()), {"phantoms": tmp_path / "made", "sft": folder}, tmp_path
+        config(benchmarks=("phantom_presence",), controls=()),
+        {"phantoms": tmp_path / "made", "sft": folder},
+        tmp_path,
     )
 
     assert counts["template_seen_in_training"] == ["phantom_presence"]
     assert counts["outside_mpp_range"] == 1
 
 
-def test_each_folds_model_answers_for_the_samples_it_has_not_seen(inputs, model_folder, tmp_path, monkeypatch):
+def test_each_folds_model_answers_for_the_samples_it_has_not_seen(
+    inputs, model_folder, tmp_path, monkeypatch
+):
     chosen = [sample for sample in read_samples(inputs["phantoms"]) if sample.task == "yes_no"]
     in_folds: list[Sample] = [
         sample.model_copy(update={"split": f"fold-{index % 2}"}) for index, sample in enumerate(chosen)
@@ -233,9 +243,11 @@ def test_each_folds_model_answers_for_the_samples_it_has_not_seen(inputs, model_
     for fold in ("fold-0", "fold-1"):
         (tmp_path / "models").mkdir(exist_ok=True)
         (tmp_path / "models" / fold).symlink_to(model_folder)
-    load = generative.load_model
-    loaded = []
-    monkeypatch.setattr(generative, "load_model", lambda folder: (loaded.append(Path(folder).name), load(folder))[1])
+    loaded: list[str] = []
+    monkeypatch.setattr(
+        "pathloom.evaluate.generative.load_model",
+        noting(lambda folder: loaded.append(Path(folder).name), load_model),
+    )
     asked = record_batches(monkeypatch)
 
     run_evaluate(

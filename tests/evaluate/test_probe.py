@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from sklearn.linear_model import LogisticRegression
+from tests.fixtures import make_sample, picture
+from tests.models.test_embed import needs_probe
 
 from pathloom.evaluate import probe
 from pathloom.evaluate.config import ProbeConfig
 from pathloom.evaluate.measure import METRICS, SCORES
 from pathloom.evaluate.probe import run_probe
-from pathloom.schema import Image, Sample
 from pathloom.images import encode_png
+from pathloom.schema import Image, Sample
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import write_samples
-from tests.fixtures import make_sample, picture
-from tests.models.test_embed import needs_probe
 
 CLASSES = ("dark", "light")
 
@@ -35,7 +36,13 @@ def tile(index: int, split: str) -> Sample:
     label = CLASSES[index % 2]
     image = Image(path=f"{index}.png", data=encode_png(shade(index, label)), width_px=24, height_px=16)
     return make_sample(
-        f"t{index}", task="label", split=split, images=(image,), choices=CLASSES, answer=label, question="Which?"
+        f"t{index}",
+        task="label",
+        split=split,
+        images=(image,),
+        choices=CLASSES,
+        answer=label,
+        question="Which?",
     )
 
 
@@ -65,19 +72,24 @@ def test_the_probe_answers_the_test_samples_and_no_others(tmp_path):
     assert [line["sample_id"] for line in scores] == [f"t{index}" for index in range(12, 20)]
     assert all(line["correct"] == 1 for line in scores)
     (primary,) = [row for row in metrics["rows"] if row["primary"]]
-    assert (primary["stage"], primary["benchmark"], primary["value"], primary["n"]) == ("probe", "tiles_label", 1, 8)
+    assert (primary["stage"], primary["benchmark"], primary["value"], primary["n"]) == (
+        "probe",
+        "tiles_label",
+        1,
+        8,
+    )
 
 
 @pytest.mark.usefixtures("brightness")
 def test_in_cross_validation_each_fold_is_answered_by_a_probe_that_has_not_seen_it(tmp_path, monkeypatch):
     fitted = []
-    whole = probe.LogisticRegression.fit
+    whole = LogisticRegression.fit
 
     def fit(self: Any, features: Any, labels: Any, *arguments: Any) -> Any:
         fitted.append(len(labels))
         return whole(self, features, labels, *arguments)
 
-    monkeypatch.setattr(probe.LogisticRegression, "fit", fit)
+    monkeypatch.setattr(LogisticRegression, "fit", fit)
     samples = [tile(index, f"fold-{index // 2 % 3}") for index in range(18)]
 
     counts, scores, _ = run(samples, tmp_path)

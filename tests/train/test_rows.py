@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from tests.fixtures import FAMILIES, grouped, make_sample
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
 from pathloom.benchmarks import BENCHMARKS, training_templates
@@ -10,7 +11,6 @@ from pathloom.stage import UserError
 from pathloom.store import read_samples
 from pathloom.tasks import TASKS, find_task
 from pathloom.train.rows import LeakError, Rows, mix, refuse_held_out, refuse_shared_groups, training_samples
-from tests.fixtures import FAMILIES, grouped, make_sample
 
 
 def test_training_takes_the_training_split_and_nothing_else():
@@ -52,7 +52,9 @@ def test_without_weights_samples_come_as_they_are():
 
 
 def test_a_mixture_follows_its_weights_and_uses_all_of_a_small_task():
-    samples = [make_sample(f"y{i}") for i in range(2)] + [make_sample(f"c{i}", task="count", answer="1") for i in range(8)]
+    samples = [make_sample(f"y{i}") for i in range(2)] + [
+        make_sample(f"c{i}", task="count", answer="1") for i in range(8)
+    ]
 
     mixed = mix(samples, {"yes_no": 1, "count": 1}, 0)
 

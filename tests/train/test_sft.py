@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.fixtures import make_sample, noting
 
 from pathloom.card import read_card
 from pathloom.models.load import load_model
@@ -16,7 +17,6 @@ from pathloom.train import sft
 from pathloom.train.config import SftConfig
 from pathloom.train.rows import LeakError, Rows
 from pathloom.train.sft import CHECKPOINTS, TRAINING_LOG, last_whole_checkpoint, run_sft
-from tests.fixtures import make_sample
 
 STEPS = 4
 TRAINER = {
@@ -29,7 +29,13 @@ TRAINER = {
 
 
 def config(**fields: Any) -> SftConfig:
-    given = {"name": "sft", "kind": "sft", "samples": ("phantoms",), "model": {"stage": "untrained"}, "trainer": TRAINER}
+    given = {
+        "name": "sft",
+        "kind": "sft",
+        "samples": ("phantoms",),
+        "model": {"stage": "untrained"},
+        "trainer": TRAINER,
+    }
     return SftConfig.model_validate({**given, **fields})
 
 
@@ -113,7 +119,9 @@ def test_the_card_says_what_the_model_saw(trained):
         "phantom_structures",
     )
     assert (card.num_train_samples, card.base, card.style) == (20, "untrained", "cot")
-    assert card.num_parameters == sum(parameter.numel() for parameter in load_model(str(trained[0]))[0].parameters())
+    assert card.num_parameters == sum(
+        parameter.numel() for parameter in load_model(str(trained[0]))[0].parameters()
+    )
     json.loads(card.model_dump_json())
 
 
@@ -205,7 +213,6 @@ def test_a_resumed_lora_run_ends_with_the_weights_of_an_uninterrupted_one(inputs
 def test_each_epoch_draws_its_own_templates_and_only_completions_are_learnt(inputs, tmp_path, monkeypatch):
     epochs: list[int] = []
     trainers: list[Any] = []
-    row = Rows.row
 
     class Recorded(sft._Trainer):
         def train(self, *arguments: Any, **options: Any) -> Any:
@@ -214,7 +221,7 @@ def test_each_epoch_draws_its_own_templates_and_only_completions_are_learnt(inpu
             return super().train(*arguments, **options)
 
     monkeypatch.setattr(sft, "_Trainer", Recorded)
-    monkeypatch.setattr(Rows, "row", lambda self, index: (epochs.append(self.epoch), row(self, index))[1])
+    monkeypatch.setattr(Rows, "row", noting(lambda rows, index: epochs.append(rows.epoch), Rows.row))
     trainer = {"per_device_train_batch_size": 10, "num_train_epochs": 2}
 
     run_sft(config(trainer=trainer), inputs, tmp_path)

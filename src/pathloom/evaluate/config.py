@@ -6,6 +6,8 @@ from pydantic import Field, field_validator
 
 from pathloom.benchmarks import find_benchmark
 from pathloom.stage import ModelRef, StageConfig
+from pathloom.tasks import find_task
+from pathloom.tasks.task import Style
 
 Control = Literal["no_image", "wrong_image", "shuffled_options"]
 
@@ -21,6 +23,7 @@ class EvaluateConfig(StageConfig):
     benchmarks: tuple[str, ...] = Field(min_length=1)
     controls: tuple[Control, ...] = ()
     batch_size: int = Field(default=32, ge=1)
+    style: Style | None = Field(default=None, description="system prompt; default: the model card's, or cot")
     max_new_tokens: int = Field(default=128, ge=1, description="a longer completion is cut and may not parse")
     limit: int | None = Field(default=None, ge=1, description="at most so many Samples of each benchmark")
     num_resamples: int = Field(default=2000, ge=100, description="bootstrap draws")
@@ -33,6 +36,12 @@ class EvaluateConfig(StageConfig):
 
     def needs(self) -> tuple[str, ...]:
         return (*self.samples, *self.model.needs())
+
+    def fingerprint(self) -> str:
+        """A changed benchmark row, task or model folder asks the questions anew."""
+        rows = [find_benchmark(name) for name in self.benchmarks]
+        versions = [(row.name, row.version, row.task, find_task(row.task).version) for row in rows]
+        return f"{versions} {self.model.fingerprint()}"
 
 
 class ProbeConfig(StageConfig):

@@ -52,16 +52,18 @@ def run_evaluate(config: EvaluateConfig, inputs: Mapping[str, Path], out: Path) 
     samples = [sample for name in config.samples for sample in read_samples(inputs[name])]
     requests = _requests(config, samples)
     done = _repair(out / PREDICTIONS)
-    missing = [request for request in requests if request.key not in done]
-    notes: dict[str, Any] = {}
+    parts = _by_fold(config.model.locate(inputs), requests)
+    notes = _contract_notes(parts)
     with tqdm(total=len(requests), initial=len(done), desc=config.name, unit="answer", leave=False) as bar:
-        for folder, part in _by_fold(config.model.locate(inputs), missing):
+        for folder, part in parts:
+            missing = [request for request in part if request.key not in done]
+            if not missing:
+                continue
             card = load_card(folder)
-            notes |= _contract_notes(card, part)
             model, processor = load_model(folder)
             model.to(default_device()).eval()
-            style: Style = card.style if card else "cot"
-            for batch in _batches(part, config.batch_size):
+            style: Style = config.style or (card.style if card else "cot")
+            for batch in _batches(missing, config.batch_size):
                 texts = generate(model, processor, batch, style, config.max_new_tokens)
                 _append(
                     out / PREDICTIONS,
@@ -95,7 +97,7 @@ def _requests(config: EvaluateConfig, samples: Sequence[Sample]) -> list[Request
     return requests
 
 
-def _by_fold(location: str, requests: Sequence[Request]) -> Iterator[tuple[str, list[Request]]]:
+def _by_fold(location: str, requests: Sequence[Request]) -> list[tuple[str, list[Request]]]:
     """(model folder, its requests): one model for all, or each fold's model for the Samples it has not seen."""
     folds = (
         sorted(path.name for path in Path(location).glob(f"{FOLD_PREFIX}*"))
@@ -103,38 +105,44 @@ def _by_fold(location: str, requests: Sequence[Request]) -> Iterator[tuple[str, 
         else []
     )
     if not folds:
-        if requests:
-            yield location, list(requests)
-        return
-    for fold in folds:
-        part = [request for request in requests if request.sample.split == fold]
-        if part:
-            yield str(Path(location) / fold), part
-
-
-def _contract_notes(card: ModelCard | None, requests: Sequence[Request]) -> dict[str, Any]:
-    """What in these requests lies outside the model's card; counted, because a number then means less."""
-    if card is None:
-        return {}
-    notes: dict[str, Any] = {}
-    seen = sorted(
-        {
-            r.benchmark.name
-            for r in requests
-            if r.benchmark.template in card.templates.get(r.benchmark.task, ())
-        }
-    )
-    if seen:
-        notes["template_seen_in_training"] = seen
-    if card.mpp_range is not None:
-        low, high = card.mpp_range
-        outside = sum(
-            any(image.mpp is not None and not low <= image.mpp <= high for image in request.asked.images)
-            for request in requests
+        return [(location, list(requests))]
+    strays = sorted({request.sample.split for request in requests} - set(folds))
+    if strays:
+        raise UserError(
+            f"{location} holds one model for each of {', '.join(folds)}, but Samples of split {strays[0]} are asked: "
+            "evaluate cross-validated models on the Samples they were validated with"
         )
-        if outside:
-            notes["outside_mpp_range"] = outside
+    parts = [(fold, [request for request in requests if request.sample.split == fold]) for fold in folds]
+    return [(str(Path(location) / fold), part) for fold, part in parts if part]
+
+
+def _contract_notes(parts: Sequence[tuple[str, Sequence[Request]]]) -> dict[str, Any]:
+    """What in the requests lies outside the models' cards; counted, because a number then means less."""
+    seen: set[str] = set()
+    outside = 0
+    for folder, requests in parts:
+        card = load_card(folder)
+        if card is not None:
+            seen |= {
+                r.benchmark.name
+                for r in requests
+                if r.benchmark.template in card.templates.get(r.benchmark.task, ())
+            }
+            outside += sum(_is_outside(card, request) for request in requests)
+    notes: dict[str, Any] = {}
+    if seen:
+        notes["template_seen_in_training"] = sorted(seen)
+    if outside:
+        notes["outside_mpp_range"] = outside
     return notes
+
+
+def _is_outside(card: ModelCard, request: Request) -> bool:
+    """Whether a picture's resolution lies outside the range that the model was trained in."""
+    if card.mpp_range is None:
+        return False
+    low, high = card.mpp_range
+    return any(image.mpp is not None and not low <= image.mpp <= high for image in request.asked.images)
 
 
 def _batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:

@@ -11,7 +11,7 @@ from pathloom.evaluate.metrics import Interval, Scored, agreement, confusion, me
 from pathloom.evaluate.report_records import Confusion, Row
 from pathloom.evaluate.select import NO_CONTROL
 from pathloom.schema import Sample
-from pathloom.stage import read_jsonl, write_json, write_jsonl
+from pathloom.stage import UserError, read_jsonl, write_json, write_jsonl
 from pathloom.tasks import find_task
 from pathloom.tasks.parsing import reasoning_of
 from pathloom.tasks.task import Score, Task
@@ -99,7 +99,17 @@ def _measure(
 
 
 def read_predictions(folder: Path, samples: dict[str, Sample]) -> list[Prediction]:
-    """The graded predictions of an evaluation stage, joined with the Samples they answer."""
+    """The graded predictions of an evaluation stage, joined with the Samples they answer.
+
+    Raises UserError when a Sample is missing: the report's `samples` must name what the evaluation read.
+    """
+    lines = read_jsonl(folder / SCORES)
+    for line in lines:
+        if line["sample_id"] not in samples:
+            raise UserError(
+                f"{folder.name} answers {line['sample_id']}, which no stage under the report's `samples` holds: "
+                "name every stage there that the evaluation reads"
+            )
     return [
         Prediction(
             line["benchmark"],
@@ -108,7 +118,7 @@ def read_predictions(folder: Path, samples: dict[str, Sample]) -> list[Predictio
             line["completion"],
             Score(_to_answer(line["answer"]), line["correct"], line["parts"]),
         )
-        for line in read_jsonl(folder / SCORES)
+        for line in lines
     ]
 
 

@@ -4,7 +4,7 @@ Every metric is a sum over Samples followed by a formula (`_Tally`). A resample 
 the groups, so that all resamples are one matrix product.
 
 Intervals are percentile bootstrap (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3) over
-whole groups of `Sample.origin.group`, because Samples of one patient, slide or book are not independent (Field &
+whole groups of `Sample.origin.cluster`, because Samples of one patient, slide or book are not independent (Field &
 Welsh 2007, Bootstrapping clustered data, J. R. Stat. Soc. B 69, 369-390). One group says nothing about the spread
 between groups: then Samples are resampled, the interval is too narrow for a claim about new groups, and
 `resampling_unit` says so.
@@ -201,7 +201,7 @@ def agreement(
 
 def resampling_unit(scored: Sequence[Scored]) -> Literal["group", "sample"]:
     """What the intervals resample: groups, or single Samples when all of them belong to one group."""
-    return "group" if len({one.sample.origin.group for one in scored}) > 1 else "sample"
+    return "group" if len({one.sample.origin.cluster for one in scored}) > 1 else "sample"
 
 
 # ------------------------------------------------------------------------------------------- resampling
@@ -213,7 +213,7 @@ class _Resampler:
             raise ValueError("no samples to measure")
         if num_resamples < 1:
             raise ValueError(f"num_resamples is {num_resamples}; at least 1 is needed")
-        groups = [one.sample.origin.group for one in scored]
+        groups = [one.sample.origin.cluster for one in scored]
         names = {name: place for place, name in enumerate(dict.fromkeys(groups))}
         if len(names) == 1:
             self._group_of_sample = np.arange(len(scored))

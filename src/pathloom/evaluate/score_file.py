@@ -98,7 +98,7 @@ def _summarise(task: Task, parse: str, scored: list[Scored], seed: int, num_resa
         "metric": task.metric,
         "parse": parse,
         "n": len(scored),
-        "num_groups": len({one.sample.origin.group for one in scored}),
+        "num_groups": len({one.sample.origin.cluster for one in scored}),
         "resampled": resampling_unit(scored),
         "value": _plain(primary.value),
         "low": _plain(primary.low),

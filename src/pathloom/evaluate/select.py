@@ -1,18 +1,23 @@
 """Which Samples a benchmark asks about, and what the controls change in them.
 
 A control takes away what the right answer should depend on. A model that keeps its score did not look at it:
-no_image        the prompt alone;
-wrong_image     the picture of another Sample with another answer;
+no_image        a plain grey picture of the same size. Leaving the picture out would change the prompt's form, and a
+                model trained with pictures only would be measured on that instead;
+wrong_image     the picture of another Sample that makes the answer wrong;
 shuffled_options  the same options under other letters (choice) or in another order (label).
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from PIL import Image as PILImage
+
 from pathloom.benchmarks import Benchmark
-from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Sample
+from pathloom.images import encode_png
+from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Image, Sample
 
 NO_CONTROL = "none"
+GREY_LEVEL = 128
 
 
 def held_out(samples: Iterable[Sample], benchmark: Benchmark, limit: int | None) -> list[Sample]:
@@ -43,21 +48,33 @@ def apply_control(samples: Sequence[Sample], control: str, seed: int) -> list[Sa
 
 
 def _without_image(sample: Sample) -> Sample:
-    # Boxes name a picture, so they go too; grading uses the untouched Sample.
-    return sample.model_copy(update={"images": (), "regions": ()})
+    return sample.model_copy(update={"images": tuple(_grey(image) for image in sample.images)})
+
+
+def _grey(image: Image) -> Image:
+    """A picture of the same size in which there is nothing to see."""
+    pixels = PILImage.new("RGB", (image.width_px, image.height_px), (GREY_LEVEL,) * 3)
+    return image.model_copy(update={"path": f"grey:{image.path}", "data": encode_png(pixels)})
 
 
 def _with_wrong_images(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """Each Sample with the picture of the next one, in a seeded order, whose answer is another."""
+    """Each Sample with the picture of the next one, in a seeded order, for which its answer is not right."""
     order = sorted(range(len(samples)), key=lambda index: _rank(samples[index].id, seed))
     swapped: dict[int, Sample] = {}
     for position, index in enumerate(order):
         sample = samples[index]
         followers = (samples[order[(position + step) % len(order)]] for step in range(1, len(order)))
-        other = next((s for s in followers if (s.answer, s.regions) != (sample.answer, sample.regions)), None)
+        other = next((follower for follower in followers if _answer_is_wrong_for(sample, follower)), None)
         if other is not None:
             swapped[index] = sample.model_copy(update={"images": other.images})
     return [swapped[index] for index in sorted(swapped)]
+
+
+def _answer_is_wrong_for(sample: Sample, other: Sample) -> bool:
+    """Whether the Sample's answer is wrong for the other's picture: what a yes/no question asks goes along with it."""
+    if sample.asked_finding is not None:
+        return (other.finding == sample.asked_finding) != (sample.finding == sample.asked_finding)
+    return (other.answer, other.regions) != (sample.answer, sample.regions)
 
 
 def _with_shuffled_options(sample: Sample, seed: int) -> Sample:

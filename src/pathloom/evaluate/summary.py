@@ -62,9 +62,9 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
 
 
 def _comparisons(stages: Sequence[str], predictions: Mapping[str, Sequence[Prediction]]) -> list[Comparison]:
-    """Each stage against the one before it, on the Samples that both answered without a control."""
+    """Each stage against every one before it, on the Samples that both answered without a control."""
     comparisons = []
-    for before, after in itertools.pairwise(stages):
+    for before, after in itertools.combinations(stages, 2):
         old, new = _by_benchmark(predictions[before]), _by_benchmark(predictions[after])
         for name in old.keys() & new.keys():
             if {one.sample.id for one in old[name]} != {one.sample.id for one in new[name]}:

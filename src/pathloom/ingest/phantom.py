@@ -107,16 +107,15 @@ def _stain(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
         "answer": "yes" if asked == stain else "no",
         "finding": stain,
         "asked_finding": asked,
-        "reasoning": _sentences(f"The stain is {stain}"),
+        "reasoning": _sentences(*tissue.observations(), f"The stain is {stain}"),
     }
 
 
 def _mitoses(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
     tissue = draw_tissue(_seed(rng), size_px=size_px, num_mitoses=index % (MAX_MITOSES + 1))
-    boxes = _in_reading_order(tissue.mitosis_boxes_px)
     return tissue, {
-        "answer": str(len(boxes)),
-        "reasoning": _sentences(f"Mitoses: {_places(boxes, size_px)}"),
+        "answer": str(tissue.num_mitoses),
+        "reasoning": _sentences(*tissue.observations(), f"The number of mitoses is {tissue.num_mitoses}"),
     }
 
 
@@ -134,7 +133,7 @@ def _structures(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
     return tissue, {
         "what": tissue.structure_name,
         "regions": tuple(Region(box_px=box, label=tissue.structure_name) for box in boxes),
-        "reasoning": _sentences(f"Found: {_places(boxes, size_px)}"),
+        "reasoning": _sentences(*tissue.observations(), f"Seen at {_places(boxes, size_px)}"),
     }
 
 

@@ -5,7 +5,7 @@
       normal/         c.jpeg ...
 
 Groups (patient, slide, near-duplicates) decide the split. They come from a CSV (`groups`), from the file name
-(`group_pattern`), or, with neither, each picture is its own group and the manifest says so.
+(`group_pattern`), or, with neither, each picture is its own group: then intervals and split know of no patients.
 """
 
 import csv
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from pathloom.images import SUFFIXES, BadImage, ImageLimits, read_image
+from pathloom.images import SUFFIXES, BadImage, read_image
 from pathloom.ingest.source import IngestConfig, Source, fingerprint, split_by_group
 from pathloom.schema import Drop, Event, Origin, Sample
 from pathloom.stage import UserError
@@ -50,8 +50,6 @@ class TilesConfig(IngestConfig):
     folds: int = Field(default=0, ge=0, description="k-fold cross-validation by group; 0: one test split")
     test_share: float = Field(default=0.2, gt=0, lt=0.6)
     mpp: float | None = Field(default=None, gt=0)
-    max_bytes: int = ImageLimits.max_bytes
-    max_pixels: int = ImageLimits.max_pixels
 
     @field_validator("group_pattern")
     @classmethod
@@ -82,7 +80,7 @@ class TilesConfig(IngestConfig):
         labels = [label for _, label in files]
         splits = split_by_group(groups, labels, test_share=self.test_share, folds=self.folds, seed=self.seed)
         return [
-            (str(path), label, group, split, path.stat().st_size if path.is_file() else None)
+            (str(path.resolve()), label, group, split, *_size_and_time(path))
             for (path, label), group, split in zip(files, groups, splits, strict=True)
         ]
 
@@ -130,11 +128,10 @@ class TilesConfig(IngestConfig):
         return [f"{label}/{path.name}" for path, label in files]
 
     def read(self, unit: Any) -> list[Sample | Drop]:
-        path, label, group, split, _ = unit
+        path, label, group, split, *_ = unit
         sample_id = f"{self.dataset}/{label}/{Path(path).name}"
         try:
-            limits = ImageLimits(self.max_bytes, self.max_pixels)
-            image = read_image(Path(path), limits=limits, mpp=self.mpp)
+            image = read_image(Path(path), mpp=self.mpp)
         except BadImage as error:
             return [Drop(sample_id=sample_id, step="ingest.tiles", reason=error.reason, detail=str(error))]
         answers = {folder: self.class_names.get(folder, folder) for folder in self._class_folders}
@@ -158,6 +155,11 @@ class TilesConfig(IngestConfig):
         return sorted({unit[1] for unit in self._units})
 
 
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and time of last change, so that a replaced picture is read anew; zeros for a broken link."""
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
+
+
 def _read_groups(path: Path, columns: Sequence[str]) -> dict[tuple[str, str | None], str]:
     """(file name, class if the table has that column) -> group."""
     try:
@@ -172,7 +174,9 @@ def _read_groups(path: Path, columns: Sequence[str]) -> dict[tuple[str, str | No
     for row in reader:
         for column in columns:
             if not row[column]:
-                raise UserError(f"{path}: line {reader.line_num}, {row['file']}: the column {column!r} is empty")
+                raise UserError(
+                    f"{path}: line {reader.line_num}, {row['file']}: the column {column!r} is empty"
+                )
         table[row["file"], row.get("class")] = "/".join(row[column] for column in columns)
     return table
 

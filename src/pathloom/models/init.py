@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from pathloom import __version__
 from pathloom.card import ModelCard, write_card
 from pathloom.models.presets import find_preset
-from pathloom.schema import TEST_SPLIT
+from pathloom.schema import FOLD_PREFIX
 from pathloom.stage import StageConfig
 from pathloom.store import read_samples
 from pathloom.tasks import TASKS, find_task
@@ -62,12 +62,15 @@ def run_init(config: InitConfig, inputs: Mapping[str, Path], out: Path) -> dict[
 
 
 def _corpus(folders: list[Path], style: Style) -> Iterator[str]:
-    """All fixed wording of prompts, digits and tags, then the training Samples' own text. Test text is never read."""
+    """All fixed wording of prompts, then the training Samples' own text.
+
+    Held-out text is never read; in cross-validation every fold is training text of some model.
+    """
     yield from SYSTEM_PROMPTS.values()
     yield from (template.text for task in TASKS for template in task.templates)
     for folder in folders:
         for sample in read_samples(folder):
-            if sample.split != TEST_SPLIT:
+            if sample.split == "train" or sample.split.startswith(FOLD_PREFIX):
                 task = find_task(sample.task)
                 template = task.templates[0]
                 yield task.render(sample, template, style).user

@@ -2,7 +2,7 @@
 
 The nano presets are the same transformers classes with smaller numbers, so everything a 7B run does happens to them.
 Published sizes are for checks without weights (meta device) and for timing real shapes from random weights.
-This file imports neither torch nor transformers; `pathloom.models.load` builds from it.
+This file imports neither torch nor transformers; `pathloom.models.nano` builds from it.
 """
 
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Preset:
 
 _NANO_TEXT = {
     "hidden_size": 192,
-    "intermediate_size": 384,
+    "intermediate_size": 336,
     "num_hidden_layers": 4,
     "num_attention_heads": 6,
     "num_key_value_heads": 6,
@@ -71,7 +71,7 @@ PRESETS: tuple[Preset, ...] = (
         vision={
             "depth": 4,
             "hidden_size": 192,
-            "intermediate_size": 384,
+            "intermediate_size": 336,
             "num_heads": 6,
             "patch_size": 14,
             "spatial_merge_size": 2,
@@ -99,9 +99,9 @@ PRESETS: tuple[Preset, ...] = (
         },
         vision={
             "depth": 4,
-            "hidden_size": 192,
-            "intermediate_size": 384,
-            "num_heads": 6,
+            "hidden_size": 160,
+            "intermediate_size": 320,
+            "num_heads": 5,
             "patch_size": 16,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,

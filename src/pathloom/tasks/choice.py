@@ -62,8 +62,12 @@ CHOICE = Task(
         Template("which", "{question}\n{options}\nWhich option is right? Give the letter."),
         Template("options_first", "{options}\n{question}\nReply with one letter."),
         # A model must learn to bind letters to options; in words it need not, so the two tell seeing from binding.
-        Template("words", "{question}\n{options}\nAnswer with the words of the right option.", option_as="words"),
-        Template("own_words", "{question}\nOptions:\n{options}\nGive one option in its words.", option_as="words"),
+        Template(
+            "words", "{question}\n{options}\nAnswer with the words of the right option.", option_as="words"
+        ),
+        Template(
+            "own_words", "{question}\nOptions:\n{options}\nGive one option in its words.", option_as="words"
+        ),
     ),
     truth=_truth,
     write=_write,

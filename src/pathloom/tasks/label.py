@@ -51,9 +51,9 @@ LABEL = Task(
     version=1,
     metric="balanced_accuracy",
     templates=(
-        Template("classify", "{question}\nAnswer with one of these labels:\n{options}"),
-        Template("name", "{question}\nName the class:\n{options}"),
-        Template("labels_first", "Labels:\n{options}\n{question}"),
+        Template("classify", "{question}\nAnswer with one of these labels: {labels}."),
+        Template("name", "{question}\nName the class: {labels}."),
+        Template("labels_first", "Labels: {labels}.\n{question}"),
     ),
     truth=_truth,
     write=_write,

@@ -15,26 +15,27 @@ Answer = str | int | tuple[Box, ...]
 Frame = Literal["px", "norm1000"]
 """px: pixels of the stored picture. norm1000: thousandths of its width and height (Qwen3-VL's convention)."""
 
+MAX_OPTIONS = 26
+
 Style = Literal["cot", "cod", "direct"]
 
-_ANSWER_RULE = "Then write only the final answer between <answer> and </answer>."
 SYSTEM_PROMPTS: Mapping[Style, str] = {
     # Patho-R1 README (Chain-of-Thought prompt), in our own words.
-    "cot": "You are an expert in pathology. Reason step by step between <think> and </think>. "
-    + _ANSWER_RULE,
+    "cot": "You are a pathology expert. Reason step by step in <think></think>, then answer in <answer></answer>.",
     # Patho-R1 README (Chain-of-Draft prompt) and Xu et al. 2025, "Chain of Draft": five words a step at most.
-    "cod": "You are an expert in pathology. Reason between <think> and </think> in short drafts, "
-    "at most five words for each step. " + _ANSWER_RULE,
+    "cod": "You are a pathology expert. Draft each step in <think></think> in at most five words, "
+    "then answer in <answer></answer>.",
     # SmartPath-R1's predecessor (arXiv 2505.15687) trains its first stage without reasoning.
-    "direct": "You are an expert in pathology. Write only the final answer between <answer> and </answer>.",
+    "direct": "You are a pathology expert. Answer in <answer></answer>.",
 }
 
 
 @dataclass(frozen=True)
 class Template:
-    """One wording of the user turn. `text` has the fields {question} and, where options are shown, {options}.
+    """One wording of the user turn. `text` has the fields {question} and, where wanted, {options} or {labels}.
 
-    `frame` is what box coordinates are counted in; `option_as` is how a choice is answered.
+    {options} are lettered, one a line; {labels} stand in a row. `frame` is what box coordinates are counted in;
+    `option_as` is how a choice is answered.
     """
 
     name: str
@@ -104,7 +105,11 @@ class Task:
 
     def render(self, sample: Sample, template: Template, style: Style) -> Prompt:
         """The one place where a Sample becomes a prompt."""
-        user = template.text.format(question=sample.question, options=write_options(sample.choices))
+        user = template.text.format(
+            question=sample.question,
+            options=write_options(sample.choices) if "{options}" in template.text else "",
+            labels="; ".join(sample.choices),
+        )
         return Prompt(system=SYSTEM_PROMPTS[style], user=user, num_images=len(sample.images))
 
     def target(self, sample: Sample, template: Template, style: Style) -> str:
@@ -131,12 +136,14 @@ class Task:
 
 
 def letter(index: int) -> str:
-    """0 -> A. Options beyond Z are not asked."""
+    """0 -> A, up to MAX_OPTIONS - 1 -> Z."""
     return chr(ord("A") + index)
 
 
 def write_options(choices: Sequence[str]) -> str:
-    """Options one a line: `A. text`, as Patho-R1's README prints them."""
+    """Options one a line: `A. text`, as Patho-R1's README prints them. Raises ValueError beyond Z."""
+    if len(choices) > MAX_OPTIONS:
+        raise ValueError(f"{len(choices)} options, but letters end at Z; ask a `label` question instead")
     return "\n".join(f"{letter(index)}. {choice}" for index, choice in enumerate(choices))
 
 

@@ -18,6 +18,7 @@ _OWNED = (
     "push_to_hub",
     "hub_model_id",
     "max_length",
+    "remove_unused_columns",
 )
 
 
@@ -71,6 +72,10 @@ class SftConfig(StageConfig):
 
     def needs(self) -> tuple[str, ...]:
         return (*self.samples, *self.model.needs())
+
+    def fingerprint(self) -> str:
+        """A changed task or model folder trains anew."""
+        return f"{[(task.name, task.version) for task in TASKS]} {self.model.fingerprint()}"
 
     def check(self) -> None:
         """The trainer block against TRL's own config class, before the first stage runs."""

@@ -28,7 +28,7 @@ def training_samples(samples: Iterable[Sample], held_out_fold: str | None) -> li
 
 
 def refuse_held_out(samples: Iterable[Sample], held_out_fold: str | None) -> None:
-    """Raise LeakError for the first Sample of the test split, of the held-out fold, or whose group has one there."""
+    """Raise LeakError for the first Sample of the test split or of the held-out fold: the last door before training."""
     for sample in samples:
         if sample.split in (TEST_SPLIT, held_out_fold):
             raise LeakError(f"sample {sample.id} is of split {sample.split!r} and must not be trained on")
@@ -36,10 +36,11 @@ def refuse_held_out(samples: Iterable[Sample], held_out_fold: str | None) -> Non
 
 def refuse_shared_groups(training: Iterable[Sample], held_out: Iterable[Sample]) -> None:
     """Raise LeakError when a patient, slide or book stands on both sides."""
-    shared = {sample.origin.group for sample in training} & {sample.origin.group for sample in held_out}
+    shared = {sample.origin.cluster for sample in training} & {sample.origin.cluster for sample in held_out}
     if shared:
+        source, group = min(shared)
         raise LeakError(
-            f"group {min(shared)!r} has Samples in training and held out; split by group at ingest"
+            f"group {group!r} of {source} has Samples in training and held out; split by group at ingest"
         )
 
 

@@ -26,7 +26,6 @@ from pathloom import __version__
 from pathloom.benchmarks import training_templates
 from pathloom.card import CARD_FILE, ModelCard, write_card
 from pathloom.models.load import default_device, load_card, load_model
-from pathloom.models.presets import PRESETS
 from pathloom.schema import FOLD_PREFIX, Sample
 from pathloom.stage import UserError, write_jsonl
 from pathloom.store import read_samples
@@ -46,7 +45,9 @@ def check_trainer_block(config: SftConfig) -> None:
             hint = f"; did you mean {near[0]!r}?" if near else "; see TRL's SFTConfig"
             raise UserError(f"{config.name}.trainer.{key}: unknown key{hint}")
         if isinstance(known[key], int | float) and isinstance(value, str):
-            raise UserError(f"{config.name}.trainer.{key}: {value!r} is text where a number or true/false stands")
+            raise UserError(
+                f"{config.name}.trainer.{key}: {value!r} is text where a number or true/false stands"
+            )
     try:
         _trainer_arguments(config, Path("unused"))
     except (TypeError, ValueError) as error:
@@ -84,7 +85,11 @@ def _train_one(
     training = mix(training, config.tasks, config.seed)
 
     base = config.model.locate(inputs)
-    model, processor = load_model(base, dtype="float32" if default_device().type == "cpu" else "bfloat16")
+    if fold is not None and (Path(base) / fold).is_dir():
+        base = str(Path(base) / fold)  # cross-validated before: each fold goes on from its own model
+    # Full training keeps the weights in float32 (bf16 autocast on a GPU): AdamW loses small steps on bf16 weights.
+    frozen_in_bf16 = config.lora is not None and default_device().type != "cpu"
+    model, processor = load_model(base, dtype="bfloat16" if frozen_in_bf16 else "float32")
     rows = Rows(training, config.style, augment=config.augment, seed=config.seed)
     dataset = Dataset.from_dict({"row": list(range(len(training)))}).with_transform(rows)
     trainer = _Trainer(
@@ -106,7 +111,7 @@ def _train_one(
     (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; the manifest holds the same settings
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    write_card(_card(config, base, training, num_parameters), out)
+    write_card(_card(config, base, processor, training, num_parameters), out)
     return {"trained_on": len(training), "steps": trainer.state.global_step}
 
 
@@ -230,9 +235,11 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     ]
 
 
-def _card(config: SftConfig, base: str, training: Sequence[Sample], num_parameters: int) -> ModelCard:
+def _card(
+    config: SftConfig, base: str, processor: Any, training: Sequence[Sample], num_parameters: int
+) -> ModelCard:
     card = load_card(base)
-    preset = next((preset for preset in PRESETS if base == preset.hub_id), PRESETS[0])
+    size = processor.image_processor.size  # areas in pixels, for both Qwen families
     tasks = tuple(sorted({sample.task for sample in training}))
     mpps = [image.mpp for sample in training for image in sample.images if image.mpp is not None]
     return ModelCard(
@@ -241,8 +248,8 @@ def _card(config: SftConfig, base: str, training: Sequence[Sample], num_paramete
         style=config.style,
         tasks=tasks,
         templates={task: tuple(template.name for template in training_templates(task)) for task in tasks},
-        min_pixels=card.min_pixels if card else preset.min_pixels,
-        max_pixels=card.max_pixels if card else preset.max_pixels,
+        min_pixels=size["shortest_edge"],
+        max_pixels=size["longest_edge"],
         mpp_range=(min(mpps), max(mpps)) if mpps else None,
         trained_on=tuple(sorted({sample.origin.source for sample in training})),
         num_train_samples=len(training),
