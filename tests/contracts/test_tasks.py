@@ -273,7 +273,9 @@ def test_a_rendered_prompt_is_the_same_each_time_and_differs_between_templates(t
     for prompt in prompts:
         assert sample.question in prompt.user
         assert prompt.num_images == 1
-        if task.name in ("choice", "label"):
+        if task.name == "label":
+            assert "; ".join(sample.choices) in prompt.user
+        if task.name == "choice":
             assert all(f"{letter(k)}. {text}" in prompt.user for k, text in enumerate(sample.choices))
 
 

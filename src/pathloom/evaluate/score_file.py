@@ -154,7 +154,7 @@ def _to_sample(line: _Line, task: Task) -> Sample:
             choices=choices,
             answer=answer,
             regions=regions,
-            origin=Origin(source=line.where, source_id=name, licence="unknown", group=group),
+            origin=Origin(source="published outputs", source_id=name, licence="unknown", group=group),
         )
         task.truth(sample)
     except ValueError as error:
