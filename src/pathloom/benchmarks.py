@@ -49,6 +49,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     _phantom("presence", "yes_no", "plain"),
     _phantom("stain", "yes_no", "plain"),
     _phantom("mitoses", "count", "number"),
+    _phantom("structure_count", "count", "number"),
     _phantom("structures", "boxes", "list_1000"),
     _phantom("caption", "caption", "describe"),
     _phantom("bethesda", "label", "classify"),

@@ -24,6 +24,9 @@ from pathloom.stage import UserError
 NUM_OPTIONS = 6
 """All six diagnoses, letters A to F as in Patho-R1: an answer in words is then always one of the options."""
 MAX_MITOSES = 4
+MAX_STRUCTURES = 3
+COUNTED_IN = ("benign glands", "adenocarcinoma", "squamous cell carcinoma")
+"""Diagnoses whose structures have an outline that can be counted, up to MAX_STRUCTURES of them."""
 
 Rng = np.random.Generator
 Fields = dict[str, Any]
@@ -94,16 +97,16 @@ def _presence(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
         "answer": "yes" if asked == name else "no",
         "finding": name,
         "asked_finding": asked,
-        "reasoning": _sentences(*tissue.observations(), f"This is {name}"),
+        # Both names side by side: a small model compares what stands close together.
+        "reasoning": _sentences(*tissue.observations(), f"Asked is {asked}", f"This is {name}"),
     }
 
 
 def _stain(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
-    stain = STAINS[index % len(STAINS)]
-    asked = STAINS[(index // 2) % len(STAINS)]
+    """Always asked about the same stain, so that the answer needs sight alone, and no comparing of words."""
+    stain, asked = STAINS[index % len(STAINS)], "IHC"
     tissue = draw_tissue(_seed(rng), size_px=size_px, stain=stain)
     return tissue, {
-        "what": asked,
         "answer": "yes" if asked == stain else "no",
         "finding": stain,
         "asked_finding": asked,
@@ -116,6 +119,24 @@ def _mitoses(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
     return tissue, {
         "answer": str(tissue.num_mitoses),
         "reasoning": _sentences(*tissue.observations(), f"The number of mitoses is {tissue.num_mitoses}"),
+    }
+
+
+def _structure_count(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
+    """One to three glands or nests: drawn again until the picture holds as many as this question is dealt."""
+    wanted = index % MAX_STRUCTURES + 1
+    name = COUNTED_IN[(index // MAX_STRUCTURES) % len(COUNTED_IN)]
+    for _ in range(1000):
+        tissue = draw_tissue(_seed(rng), size_px=size_px, diagnosis=name)
+        if len(tissue.structure_boxes_px) == wanted:
+            break
+    else:
+        raise RuntimeError(f"no phantom of {name} with {wanted} structures in 1000 draws")
+    places = _places(_in_reading_order(tissue.structure_boxes_px), size_px)
+    return tissue, {
+        "what": f"{tissue.structure_name}s",
+        "answer": str(wanted),
+        "reasoning": _sentences(*tissue.observations(), f"Seen at {places}", f"The number is {wanted}"),
     }
 
 
@@ -176,20 +197,23 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "stain",
         "yes_no",
-        (
-            "Is the stain {what}?",
-            "Was this tissue stained with {what}?",
-            "Does this region show {what} stain?",
-        ),
-        ("Is this an {what} stain?", "Was {what} the stain of this region?"),
+        ("Is the stain IHC?", "Was this tissue stained by IHC?", "Is this an IHC stain?"),
+        ("Was IHC the stain of this tissue?", "Is IHC the stain?"),
         _stain,
     ),
     Question(
         "mitoses",
         "count",
         ("How many mitoses are there?", "Count the mitoses.", "What is the number of mitoses?"),
-        ("How many mitoses does this tissue show?", "Give the number of mitoses in this region."),
+        ("Say how many mitoses there are.", "The number of mitoses is what?"),
         _mitoses,
+    ),
+    Question(
+        "structure_count",
+        "count",
+        ("How many {what} are there?", "Count the {what}.", "What is the number of {what}?"),
+        ("Say how many {what} there are.", "The number of {what} is what?"),
+        _structure_count,
     ),
     Question(
         "structures",
