@@ -127,7 +127,7 @@ def test_a_file_name_can_hold_the_group(tmp_path):
             for tile in range(3):
                 (root / label / f"{label}-P{patient}_{tile}.png").write_bytes(encoded(patient * 10 + tile))
 
-    samples, _ = read_all(tiles(root, group_pattern=r"^(\w+-P\d+)_"))
+    samples, _ = read_all(tiles(root, group_pattern=r"/(\w+-P\d+)_"))
 
     assert len(sides_of_groups(samples)) == 8
     assert {len(sides) for sides in sides_of_groups(samples).values()} == {1}

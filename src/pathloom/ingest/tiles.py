@@ -45,7 +45,8 @@ class TilesConfig(IngestConfig):
         default=("group",), description="columns that together name a group"
     )
     group_pattern: str | None = Field(
-        default=None, description="regular expression; its first bracket is the group"
+        default=None,
+        description="regular expression on CLASS/FILE; its brackets together name the group",
     )
     folds: int = Field(default=0, ge=0, description="k-fold cross-validation by group; 0: one test split")
     test_share: float = Field(default=0.2, gt=0, lt=0.6)
@@ -117,13 +118,13 @@ class TilesConfig(IngestConfig):
             return [str(_look_up(table, path.name, label)) for path, label in files]
         if self.group_pattern is not None:
             groups = []
-            for path, _ in files:
-                match = re.search(self.group_pattern, path.name)
+            for path, label in files:
+                match = re.search(self.group_pattern, f"{label}/{path.name}")
                 if match is None:
                     raise UserError(
                         f"{self.name}.group_pattern {self.group_pattern!r} does not match {path.name}"
                     )
-                groups.append(match[1])
+                groups.append("/".join(match.groups("")))
             return groups
         return [f"{label}/{path.name}" for path, label in files]
 
