@@ -11,7 +11,7 @@ from tests.fixtures import encoded, noting, write_tiles
 from tests.test_images import png_header_only
 
 from pathloom import __version__, recipe
-from pathloom.cli import main
+from pathloom.cli import guard_threads, main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -375,3 +375,12 @@ def test_doctor_says_what_to_mend(capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "FAIL disk" in shown
     assert "cure: free some space" in shown
+
+
+def test_idle_threads_sleep_unless_the_user_wants_them_to_spin(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"GOMP_SPINCOUNT": "7"})
+
+    guard_threads()
+
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert os.environ["GOMP_SPINCOUNT"] == "7"

@@ -51,6 +51,12 @@ def _sentences(*parts: str) -> str:
     return " ".join(part if part.endswith(".") else part + "." for part in parts)
 
 
+def _reasoning(tissue: Tissue, *conclusions: str) -> str:
+    """All that can be seen, whatever is asked: every question then teaches every observation."""
+    count = f"Number of {tissue.structure_name}s: {len(tissue.structure_boxes_px)}"
+    return _sentences(*tissue.observations(), *([count] if tissue.structure_name else []), *conclusions)
+
+
 def _seed(rng: Rng) -> int:
     return int(rng.integers(2**31))
 
@@ -83,7 +89,7 @@ def _diagnosis(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
         "choices": tuple(options),
         "answer": name,
         "finding": name,
-        "reasoning": _sentences(*tissue.observations(), f"This is {name}"),
+        "reasoning": _reasoning(tissue, f"This is {name}"),
     }
 
 
@@ -98,7 +104,7 @@ def _presence(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
         "finding": name,
         "asked_finding": asked,
         # Both names side by side: a small model compares what stands close together.
-        "reasoning": _sentences(*tissue.observations(), f"Asked is {asked}", f"This is {name}"),
+        "reasoning": _reasoning(tissue, f"Asked is {asked}", f"This is {name}"),
     }
 
 
@@ -110,7 +116,7 @@ def _stain(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
         "answer": "yes" if asked == stain else "no",
         "finding": stain,
         "asked_finding": asked,
-        "reasoning": _sentences(*tissue.observations(), f"The stain is {stain}"),
+        "reasoning": _reasoning(tissue, f"The stain is {stain}"),
     }
 
 
@@ -118,7 +124,7 @@ def _mitoses(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
     tissue = draw_tissue(_seed(rng), size_px=size_px, num_mitoses=index % (MAX_MITOSES + 1))
     return tissue, {
         "answer": str(tissue.num_mitoses),
-        "reasoning": _sentences(*tissue.observations(), f"The number of mitoses is {tissue.num_mitoses}"),
+        "reasoning": _reasoning(tissue, f"The number of mitoses is {tissue.num_mitoses}"),
     }
 
 
@@ -132,11 +138,10 @@ def _structure_count(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields
             break
     else:
         raise RuntimeError(f"no phantom of {name} with {wanted} structures in 1000 draws")
-    places = _places(_in_reading_order(tissue.structure_boxes_px), size_px)
     return tissue, {
         "what": f"{tissue.structure_name}s",
         "answer": str(wanted),
-        "reasoning": _sentences(*tissue.observations(), f"Seen at {places}", f"The number is {wanted}"),
+        "reasoning": _reasoning(tissue),
     }
 
 
@@ -154,7 +159,7 @@ def _structures(index: int, rng: Rng, size_px: int) -> tuple[Tissue, Fields]:
     return tissue, {
         "what": tissue.structure_name,
         "regions": tuple(Region(box_px=box, label=tissue.structure_name) for box in boxes),
-        "reasoning": _sentences(*tissue.observations(), f"Seen at {_places(boxes, size_px)}"),
+        "reasoning": _reasoning(tissue, f"Seen at {_places(boxes, size_px)}"),
     }
 
 
