@@ -210,14 +210,14 @@ QUESTIONS: tuple[Question, ...] = (
         "mitoses",
         "count",
         ("How many mitoses are there?", "Count the mitoses.", "What is the number of mitoses?"),
-        ("Say how many mitoses there are.", "The number of mitoses is what?"),
+        ("How many mitoses can be seen?", "Give the number of mitoses."),
         _mitoses,
     ),
     Question(
         "structure_count",
         "count",
         ("How many {what} are there?", "Count the {what}.", "What is the number of {what}?"),
-        ("Say how many {what} there are.", "The number of {what} is what?"),
+        ("How many {what} can be seen?", "Give the number of {what}."),
         _structure_count,
     ),
     Question(
