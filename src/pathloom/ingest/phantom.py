@@ -37,7 +37,8 @@ class Question:
     """One kind of phantom question: the task it belongs to, its wordings, and how one is made.
 
     `seen` wordings occur in training and test, `unseen` ones in test only. `make(index, rng, size_px)` draws a
-    picture and gives it with the fields of its Sample; {what} in a wording is filled with the field "what".
+    picture and gives it with the fields of its Sample. Unseen wordings put words of training in a new order, as a model
+    from random weights cannot know a word that it has never read; {what} in a wording is filled with the field "what".
     """
 
     name: str
@@ -196,7 +197,7 @@ QUESTIONS: tuple[Question, ...] = (
         "presence",
         "yes_no",
         ("Is this {what}?", "Does this tissue show {what}?", "Is {what} the diagnosis?"),
-        ("Does the diagnosis {what} fit this region?", "Would you call this tissue {what}?"),
+        ("Does the diagnosis {what} fit this region?", "Is the diagnosis of this tissue {what}?"),
         _presence,
     ),
     Question(
@@ -210,14 +211,14 @@ QUESTIONS: tuple[Question, ...] = (
         "mitoses",
         "count",
         ("How many mitoses are there?", "Count the mitoses.", "What is the number of mitoses?"),
-        ("How many mitoses can be seen?", "Give the number of mitoses."),
+        ("Give the number of mitoses.", "How many are the mitoses?"),
         _mitoses,
     ),
     Question(
         "structure_count",
         "count",
         ("How many {what} are there?", "Count the {what}.", "What is the number of {what}?"),
-        ("How many {what} can be seen?", "Give the number of {what}."),
+        ("Give the number of {what}.", "How many are the {what}?"),
         _structure_count,
     ),
     Question(
