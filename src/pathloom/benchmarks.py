@@ -30,31 +30,47 @@ class Benchmark:
         return find_task(self.task).template(self.template)
 
 
-def _phantom(question: str, task: str, template: str, suffix: str = "") -> Benchmark:
+def _drawn(family: str, question: str, task: str, template: str, suffix: str = "") -> Benchmark:
     return Benchmark(
-        name=f"phantom_{question}{suffix}",
-        source=f"phantom_{question}",
+        name=f"{family}_{question}{suffix}",
+        source=f"{family}_{question}",
         task=task,
         template=template,
         version=1,
         size=None,
-        citation="pathloom phantoms (synthetic)",
+        citation=f"pathloom {family} (synthetic)",
         licence="Apache-2.0",
     )
 
 
 BENCHMARKS: tuple[Benchmark, ...] = (
-    _phantom("diagnosis", "choice", "letter"),
-    _phantom("diagnosis", "choice", "words", suffix="_words"),
-    _phantom("presence", "yes_no", "plain"),
-    _phantom("stain", "yes_no", "plain"),
-    _phantom("mitoses", "count", "number"),
-    _phantom("structure_count", "count", "number"),
-    _phantom("structures", "boxes", "list_1000"),
-    _phantom("caption", "caption", "describe"),
-    _phantom("bethesda", "label", "classify"),
-    _phantom("cell_caption", "caption", "describe"),
+    _drawn("phantom", "diagnosis", "choice", "letter"),
+    _drawn("phantom", "diagnosis", "choice", "words", suffix="_words"),
+    _drawn("phantom", "presence", "yes_no", "plain"),
+    _drawn("phantom", "stain", "yes_no", "plain"),
+    _drawn("phantom", "mitoses", "count", "number"),
+    _drawn("phantom", "structure_count", "count", "number"),
+    _drawn("phantom", "structures", "boxes", "list_1000"),
+    _drawn("phantom", "caption", "caption", "describe"),
+    _drawn("phantom", "bethesda", "label", "classify"),
+    _drawn("phantom", "cell_caption", "caption", "describe"),
+    _drawn("basics", "word_choice", "choice", "letter"),
+    _drawn("basics", "phrase_choice", "choice", "letter"),
+    _drawn("basics", "lookup", "choice", "letter"),
+    _drawn("basics", "match", "yes_no", "plain"),
+    _drawn("basics", "copy", "short_answer", "short"),
+    _drawn("basics", "shape", "choice", "letter"),
+    _drawn("basics", "background", "choice", "letter"),
+    _drawn("basics", "is_shape", "yes_no", "plain"),
+    _drawn("basics", "is_there", "yes_no", "plain"),
+    _drawn("basics", "count", "count", "number"),
+    _drawn("basics", "one_box", "boxes", "list_1000"),
+    _drawn("basics", "boxes", "boxes", "list_1000"),
+    _drawn("basics", "scene_caption", "caption", "describe"),
+    _drawn("basics", "marks", "choice", "letter"),
+    _drawn("basics", "marks_caption", "caption", "describe"),
     Benchmark("tiles_label", "*", "label", "classify", 1, None, "the folder's own", "the folder's own"),
+    Benchmark("boxes_found", "*", "boxes", "list_1000", 1, None, "the folder's own", "the folder's own"),
 )
 
 

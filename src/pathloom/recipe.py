@@ -16,13 +16,17 @@ from pydantic import ValidationError
 
 from pathloom.evaluate.config import EvaluateConfig, ProbeConfig, ReportConfig
 from pathloom.ingest import SOURCES
+from pathloom.models.export import ExportConfig
 from pathloom.models.init import InitConfig
 from pathloom.stage import StageConfig, UserError
-from pathloom.train.config import SftConfig
+from pathloom.train.config import PretrainConfig, ReinforceConfig, SftConfig
 
 KINDS: Mapping[str, type[StageConfig]] = {
     "init": InitConfig,
+    "export": ExportConfig,
+    "pretrain": PretrainConfig,
     "sft": SftConfig,
+    "reinforce": ReinforceConfig,
     "evaluate": EvaluateConfig,
     "probe": ProbeConfig,
     "report": ReportConfig,

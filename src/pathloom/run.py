@@ -42,10 +42,22 @@ def _init(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     return run_init(config, inputs, out)
 
 
+def _export(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.models.export import run_export
+
+    return run_export(config, inputs, out)
+
+
 def _sft(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     from pathloom.train.sft import run_sft
 
     return run_sft(config, inputs, out)
+
+
+def _reinforce(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.train.reinforce import run_reinforce
+
+    return run_reinforce(config, inputs, out)
 
 
 def _evaluate(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
@@ -69,7 +81,10 @@ def _report(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any
 RUNNERS: Mapping[str, StageRunner] = {
     "ingest": _ingest,
     "init": _init,
+    "export": _export,
+    "pretrain": _sft,
     "sft": _sft,
+    "reinforce": _reinforce,
     "evaluate": _evaluate,
     "probe": _probe,
     "report": _report,

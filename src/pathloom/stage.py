@@ -4,6 +4,7 @@ A stage is a folder made from folders. Each kind's entry (a StageConfig) stands 
 imports neither torch nor transformers, so any recipe can be checked on any machine.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -42,23 +43,33 @@ class StageConfig(Record):
 
 
 class ModelRef(Record):
-    """A model: one of `stage` (an earlier stage), `folder` (a path) or `hub` (a published checkpoint's id)."""
+    """A model: one of `stage` (an earlier stage), `base` (a small one that pathloom ships), `folder` (a path) or
+    `hub` (a published checkpoint's id).
+    """
 
     stage: str | None = None
+    base: str | None = None
     folder: str | None = None
     hub: str | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "ModelRef":
-        if sum(value is not None for value in (self.stage, self.folder, self.hub)) != 1:
-            raise ValueError("give exactly one of stage, folder and hub")
+        if sum(value is not None for value in (self.stage, self.base, self.folder, self.hub)) != 1:
+            raise ValueError("give exactly one of stage, base, folder and hub")
+        if self.base is not None and self.base not in shipped_bases():
+            raise ValueError(
+                f"no base {self.base!r} is shipped; there is {', '.join(shipped_bases()) or 'none'}"
+            )
         return self
 
     def needs(self) -> tuple[str, ...]:
         return (self.stage,) if self.stage else ()
 
     def fingerprint(self) -> str:
-        """Names, sizes and times of a model folder's files; "" for a stage or a hub id."""
+        """Names, sizes and times of a model folder's files, the hash of a shipped base; "" for a stage or a hub id."""
+        if self.base is not None:
+            weights = (_BASES / self.base / "model.safetensors").read_bytes()
+            return hashlib.sha256(weights).hexdigest()
         if self.folder is None:
             return ""
         files = sorted(path for path in Path(self.folder).glob("*") if path.is_file())
@@ -68,7 +79,17 @@ class ModelRef(Record):
         """The folder or hub id that transformers loads."""
         if self.stage:
             return str(inputs[self.stage])
+        if self.base:
+            return str(_BASES / self.base)
         return self.folder or self.hub or ""
+
+
+_BASES = Path(__file__).parent / "models" / "base"
+
+
+def shipped_bases() -> tuple[str, ...]:
+    """Names of the small pretrained models inside the package."""
+    return tuple(sorted(path.parent.name for path in _BASES.glob("*/model.safetensors")))
 
 
 def write_json(value: Any, path: Path) -> None:

@@ -5,18 +5,21 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
+from pydantic import ValidationError
 from safetensors.torch import load_file
-from tests.fixtures import make_sample, noting
+from tests.fixtures import FAMILIES, make_sample, noting
 
 from pathloom.card import read_card
 from pathloom.models.load import load_model
 from pathloom.schema import Origin, Sample
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
-from pathloom.train import sft
-from pathloom.train.config import SftConfig
+from pathloom.train import loop, sft
+from pathloom.train.config import PretrainConfig, SftConfig
+from pathloom.train.loop import CHECKPOINTS, TRAINING_LOG, FollowEpoch, count_trainable, last_whole_checkpoint
 from pathloom.train.rows import LeakError, Rows
-from pathloom.train.sft import CHECKPOINTS, TRAINING_LOG, last_whole_checkpoint, run_sft
+from pathloom.train.sft import run_sft
 
 STEPS = 4
 TRAINER = {
@@ -71,7 +74,7 @@ def stop_after_save(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         if state.global_step == step:
             raise Stopped
 
-    monkeypatch.setattr(sft._FollowEpoch, "on_save", on_save)
+    monkeypatch.setattr(FollowEpoch, "on_save", on_save)
 
 
 def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -81,14 +84,15 @@ def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         steps.append(state.global_step)
 
-    monkeypatch.setattr(sft._FollowEpoch, "on_step_end", on_step_end)
+    monkeypatch.setattr(FollowEpoch, "on_step_end", on_step_end)
     return steps
 
 
 def test_training_changes_the_weights_and_leaves_a_model_folder(trained, model_folder):
     out, counts = trained
 
-    assert counts == {"trained_on": 20, "steps": STEPS}
+    assert (counts["trained_on"], counts["steps"]) == (20, STEPS)
+    assert all(of["trainable"] == of["parameters"] > 0 for of in counts["modules"].values())
     assert not same_weights(out, model_folder)
     model, processor = load_model(str(out))
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
@@ -214,13 +218,13 @@ def test_each_epoch_draws_its_own_templates_and_only_completions_are_learnt(inpu
     epochs: list[int] = []
     trainers: list[Any] = []
 
-    class Recorded(sft._Trainer):
+    class Recorded(sft.SupervisedTrainer):
         def train(self, *arguments: Any, **options: Any) -> Any:
             trainers.append(self)
             epochs.clear()
             return super().train(*arguments, **options)
 
-    monkeypatch.setattr(sft, "_Trainer", Recorded)
+    monkeypatch.setattr(sft, "SupervisedTrainer", Recorded)
     monkeypatch.setattr(Rows, "row", noting(lambda rows, index: epochs.append(rows.epoch), Rows.row))
     trainer = {"per_device_train_batch_size": 10, "num_train_epochs": 2}
 
@@ -253,7 +257,7 @@ def test_a_group_on_both_sides_stops_training_before_anything_is_loaded(inputs, 
     origin = Origin(source="s", source_id="x", licence="CC0-1.0", group="patient 7")
     samples = [make_sample("a", origin=origin), make_sample("b", origin=origin, split="test")]
     write_samples(samples, tmp_path / "mixed")
-    monkeypatch.setattr(sft, "load_model", lambda *arguments, **options: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loop, "load_model", lambda *arguments, **options: pytest.fail("a model was loaded"))
 
     with pytest.raises(LeakError, match="patient 7"):
         run_sft(config(), {**inputs, "phantoms": tmp_path / "mixed"}, tmp_path)
@@ -268,18 +272,18 @@ def test_folds_give_a_model_each_and_a_finished_one_is_kept(inputs, tmp_path, mo
     write_samples(in_folds(chosen), tmp_path / "folds")
     inputs = {**inputs, "phantoms": tmp_path / "folds"}
     one_step = config(trainer={**TRAINER, "max_steps": 1})
-    train_one = sft._train_one
+    train_one = sft.train_one
     held_out = []
 
-    def only_the_first(config: Any, samples: Any, fold: Any, inputs: Any, out: Path) -> Any:
-        held_out.append(fold)
+    def only_the_first(config: Any, training: Any, base: str, out: Path) -> Any:
+        held_out.append(out.name)
         if len(held_out) == 2:
             raise Stopped
-        return train_one(config, samples, fold, inputs, out)
+        return train_one(config, training, base, out)
 
     out = tmp_path / "out"
     out.mkdir()
-    monkeypatch.setattr(sft, "_train_one", only_the_first)
+    monkeypatch.setattr(sft, "train_one", only_the_first)
     with pytest.raises(Stopped):
         run_sft(one_step, inputs, out)
     assert run_sft(one_step, inputs, out) == {"folds": {"fold-0": 4, "fold-1": 4}}
@@ -287,3 +291,89 @@ def test_folds_give_a_model_each_and_a_finished_one_is_kept(inputs, tmp_path, mo
     assert held_out == ["fold-0", "fold-1", "fold-1"]
     assert read_card(out / "fold-0").num_train_samples == 4
     assert not same_weights(out / "fold-0", out / "fold-1")
+
+
+def test_only_the_parts_named_learn(inputs, model_folder, tmp_path):
+    counts = run_sft(config(trainable=["projector"], trainer={**TRAINER, "max_steps": 1}), inputs, tmp_path)
+
+    before, after = weights(model_folder), weights(tmp_path)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("merger" in name for name in changed)
+    assert [of["trainable"] > 0 for of in counts["modules"].values()] == [False, True, False]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_belongs_to_one_part(untrained, family):
+    model, _ = load_model(str(untrained[family]))
+    counts = count_trainable(model)
+
+    assert sum(of["parameters"] for of in counts.values()) == sum(p.numel() for p in model.parameters())
+    assert all(of["parameters"] > 0 for of in counts.values())
+
+
+def test_adapters_and_named_parts_exclude_each_other():
+    with pytest.raises(ValidationError, match="give lora or trainable, not both"):
+        config(lora={"r": 4}, trainable=["language"])
+
+
+def pretrain(**fields: Any) -> PretrainConfig:
+    given = {
+        "name": "captions",
+        "kind": "pretrain",
+        "samples": ("phantoms",),
+        "model": {"stage": "untrained"},
+    }
+    return PretrainConfig.model_validate({**given, "trainer": {**TRAINER, "max_steps": 1}, **fields})
+
+
+def test_pre_training_learns_captions_and_nothing_else(inputs, tmp_path, monkeypatch):
+    trainers: list[Any] = []
+
+    class Recorded(sft.SupervisedTrainer):
+        def train(self, *arguments: Any, **options: Any) -> Any:
+            trainers.append(self)
+            return super().train(*arguments, **options)
+
+    monkeypatch.setattr(sft, "SupervisedTrainer", Recorded)
+
+    counts = run_sft(pretrain(), inputs, tmp_path)
+
+    captions = [s for s in read_samples(inputs["phantoms"]) if s.task == "caption" and s.split == "train"]
+    assert counts["trained_on"] == len(captions) > 0
+    assert read_card(tmp_path).tasks == ("caption",)
+    trainer = trainers[0]
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    learnt = batch["input_ids"][batch["labels"] != -100]
+    text = trainer.processing_class.tokenizer.decode(learnt, skip_special_tokens=True)
+    assert text.strip() == f"<answer>{captions[0].answer}</answer>"
+
+
+def test_pre_training_refuses_other_tasks():
+    with pytest.raises(ValidationError, match="pre-training learns captions"):
+        pretrain(tasks={"choice": 1})
+
+
+def test_the_loss_on_a_cpu_is_the_same_when_only_labels_are_projected(inputs, model_folder):
+    """TRL's private switch still means what loop.score_only_labels_on_cpu takes it for."""
+    import trl.trainer.utils as trl_utils
+
+    assert trl_utils._use_triton(torch.device("cpu"))
+    model, processor = load_model(str(model_folder), dtype="float32")
+    sft.SupervisedTrainer(
+        model=model,
+        args=sft._arguments(config(), Path("unused")),
+        train_dataset=Dataset.from_dict({"row": [0]}).with_transform(
+            Rows(list(read_samples(inputs["phantoms"]))[:1], "cot", augment=False, seed=0)
+        ),
+        processing_class=processor,
+    )
+    ids = torch.randint(20, 200, (2, 12), generator=torch.Generator().manual_seed(0))
+    labels = ids.masked_fill(torch.arange(12) < 7, -100)
+
+    fused = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True)
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+    by_hand = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    assert fused.loss.item() == pytest.approx(by_hand.item(), rel=1e-4)
+    assert (fused.log_probs != 0).sum() == 10

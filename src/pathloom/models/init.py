@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pathloom import __version__
 from pathloom.card import ModelCard, write_card
@@ -27,6 +27,9 @@ class InitConfig(StageConfig):
         min_length=1, description="stages whose training text the tokenizer is made for"
     )
     vocab_size: int = Field(default=1500, ge=400, le=65536)
+    number_tokens: bool = Field(
+        default=False, description="each whole number from 0 to 1000 is one token; takes 991 of vocab_size"
+    )
     max_pixels: int = Field(default=224 * 224, description="area to which larger pictures are resized")
     style: Style = "cot"
     seed: int = 0
@@ -35,6 +38,14 @@ class InitConfig(StageConfig):
     @classmethod
     def _preset_is_known(cls, name: str) -> str:
         return find_preset(name).name
+
+    @model_validator(mode="after")
+    def _words_fit_beside_numbers(self) -> "InitConfig":
+        if self.number_tokens and self.vocab_size < 1500:
+            raise ValueError(
+                "vocab_size: number_tokens needs at least 1500, or no word fits beside the numbers"
+            )
+        return self
 
     def needs(self) -> tuple[str, ...]:
         return self.samples
@@ -46,7 +57,15 @@ def run_init(config: InitConfig, inputs: Mapping[str, Path], out: Path) -> dict[
 
     preset = find_preset(config.preset)
     texts = _corpus([inputs[name] for name in config.samples], config.style)
-    num_parameters = save_nano(preset, texts, config.vocab_size, config.seed, config.max_pixels, out)
+    num_parameters = save_nano(
+        preset,
+        texts,
+        config.vocab_size,
+        config.seed,
+        config.max_pixels,
+        out,
+        number_tokens=config.number_tokens,
+    )
     card = ModelCard(
         name=config.name,
         base=f"{preset.name} (random weights, seed {config.seed})",

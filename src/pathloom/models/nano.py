@@ -3,7 +3,8 @@
 What is written is an ordinary transformers model folder; AutoProcessor and AutoModelForImageTextToText open it.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
-    Qwen2Tokenizer,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
@@ -45,8 +46,12 @@ SPECIAL_TOKENS = (
 )
 # Single tokens, so that a model of a few million parameters need not learn to spell the answer format.
 ANSWER_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+MAX_NUMBER = 1000
+"""Largest whole number that can be one token: box coordinates count from 0 to 1000."""
 # Words with their leading space, single digits, punctuation one by one: an option letter is always one token.
-_SPLIT = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s+")
+_SPLIT = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s+"
+# The same, with up to three digits in a row, or 1000, in one piece.
+_SPLIT_NUMBERS = _SPLIT.replace(r"|\p{N}|", r"|1000(?!\p{N})|\p{N}{1,3}|")
 
 _MODEL_CLASSES: dict[str, Any] = {
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
@@ -54,26 +59,31 @@ _MODEL_CLASSES: dict[str, Any] = {
 }
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
-    """Byte-level BPE on `texts`; any other text, Chinese included, still encodes through bytes."""
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, *, number_tokens: bool = False
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE on `texts`; any other text, Chinese included, still encodes through bytes.
+
+    With `number_tokens` each whole number from 0 to MAX_NUMBER is one token, 991 of the vocabulary.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(_SPLIT, behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = _pre_tokenizer(_SPLIT)
+    merges = _number_merges() if number_tokens else []
+    num_numbers = len({left + right for left, right in merges})
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(ANSWER_TAGS),
+        vocab_size=vocab_size - len(ANSWER_TAGS) - num_numbers,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    if merges:
+        tokenizer = _with_merges(tokenizer, merges)
+        tokenizer.pre_tokenizer = _pre_tokenizer(_SPLIT_NUMBERS)
+    tokenizer.decoder = decoders.ByteLevel()
     # Ordinary tokens, not special ones: decoding with skip_special_tokens must keep the tags.
     tokenizer.add_tokens(list(ANSWER_TAGS))
-    return Qwen2Tokenizer(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -82,7 +92,39 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     )
 
 
-def build_processor(preset: Preset, tokenizer: Qwen2Tokenizer, *, max_pixels: int | None = None) -> Any:
+def _pre_tokenizer(pattern: str) -> Any:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _number_merges() -> list[tuple[str, str]]:
+    """Pairs of pieces that make 10 to 999 and 1000; single digits are pieces already.
+
+    Which two of three digits meet first depends on the digits, so 110 is made both of 11 and 0 and of 1 and 10.
+    """
+    tens = [(str(number // 10), str(number % 10)) for number in range(10, 100)]
+    from_tens = [(str(number // 10), str(number % 10)) for number in range(100, 1000)]
+    to_tens = [(str(number // 100), str(number % 100)) for number in range(100, 1000) if number % 100 >= 10]
+    return [*tens, *from_tens, *to_tens, ("100", "0")]
+
+
+def _with_merges(tokenizer: Tokenizer, merges: Sequence[tuple[str, str]]) -> Tokenizer:
+    """The tokenizer with more merges and their tokens at the end of its vocabulary."""
+    state = json.loads(tokenizer.to_str())
+    vocabulary, known = state["model"]["vocab"], state["model"]["merges"]
+    for left, right in merges:
+        vocabulary.setdefault(left + right, len(vocabulary))
+        known.append([left, right])
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def build_processor(
+    preset: Preset, tokenizer: PreTrainedTokenizerFast, *, max_pixels: int | None = None
+) -> Any:
     """The family's processor. TRL recognises the chat template only byte for byte, so it is TRL's own copy."""
     size = {
         "shortest_edge": preset.min_pixels,
@@ -99,7 +141,7 @@ def build_processor(preset: Preset, tokenizer: Qwen2Tokenizer, *, max_pixels: in
     return Qwen3VLProcessor(image_processor, tokenizer, Qwen3VLVideoProcessor(), chat_template=template)
 
 
-def build_config(preset: Preset, tokenizer: Qwen2Tokenizer | None = None) -> Any:
+def build_config(preset: Preset, tokenizer: PreTrainedTokenizerFast | None = None) -> Any:
     """The family's config; token ids from the tokenizer, or the published ones where there is none."""
     text: dict[str, Any] = {**preset.text, "tie_word_embeddings": preset.tie_word_embeddings}
     ids = dict(preset.special)
@@ -171,11 +213,18 @@ def _initialise_attention(attention: Any, num_heads: int) -> None:
 
 
 def save_nano(
-    preset: Preset, texts: Iterable[str], vocab_size: int, seed: int, max_pixels: int, folder: Path
+    preset: Preset,
+    texts: Iterable[str],
+    vocab_size: int,
+    seed: int,
+    max_pixels: int,
+    folder: Path,
+    *,
+    number_tokens: bool = False,
 ) -> int:
     """Train the tokenizer, build the model and save both; returns the number of parameters."""
     disable_progress_bar()  # of the library: a model of 16 MB needs none
-    tokenizer = train_tokenizer(texts, vocab_size)
+    tokenizer = train_tokenizer(texts, vocab_size, number_tokens=number_tokens)
     processor = build_processor(preset, tokenizer, max_pixels=max_pixels)
     model = build_model(preset, build_config(preset, tokenizer), seed)
     processor.save_pretrained(folder)

@@ -179,17 +179,36 @@ def average_precision(matched: Sequence[float], num_true: int) -> float:
 
 
 def _grade(sample: Sample, answer: Answer) -> Mapping[str, float]:
-    """`correct` is the Sample's F1 at IoU 0.5; the counts let a metric pool over Samples."""
+    """`correct` is the Sample's F1 at IoU 0.5; true_positives and num_predicted let a metric pool over Samples.
+
+    The other parts are published rewards over the matches of `match_boxes`, T true and P predicted boxes, H hits.
+    All are in [0, 1]; both lists empty is 1 and one empty is 0, also where a source says otherwise.
+
+    ap50         `average_precision` in written order (arXiv 2505.15687; VLM-R1's mAP with all confidences 1). Can be
+                 gamed: boxes written after the last hit cost nothing, since no recall is left to gain
+    ap50_length  ap50 x min(1, T / P) (VLM-R1's odLength). A short list may be filled up to T with guesses for free
+    weighted     0.7 x sum of matched IoU / T + 0.3 x (1 - (miss rate + false-alarm rate) / 2), with miss rate 1 - H / T
+                 and false-alarm rate 1 - H / P (VLM-R1). Can be gamed: needless boxes cost 0.15 together at most, so
+                 a dense grid can be paid more than half of the right boxes
+    mean_iou     sum of matched IoU / max(T, P) (Visual-RFT's IoU reward): every needless box costs its full share
+
+    In all of them a box over the whole picture is a hit where the one true box covers half of the picture.
+    """
     predicted, true = _boxes(answer), _truth(sample)
     matched = match_boxes(predicted, true)
     hits = sum(overlap > 0 for overlap in matched)
-    both = len(predicted) + len(true)
+    counts = {"true_positives": float(hits), "num_predicted": float(len(predicted))}
+    if not predicted or not true:
+        return {**dict.fromkeys(BOXES.rewards, float(not predicted and not true)), **counts}
+    ap50 = average_precision(matched, len(true))
+    complete = (hits / len(true) + hits / len(predicted)) / 2
     return {
-        "correct": 2 * hits / both if both else 1.0,
-        "true_positives": float(hits),
-        "num_predicted": float(len(predicted)),
-        "mean_iou": sum(matched) / max(len(predicted), len(true)) if both else 1.0,
-        "ap50": average_precision(matched, len(true)),
+        "correct": 2 * hits / (len(predicted) + len(true)),
+        "mean_iou": sum(matched) / max(len(predicted), len(true)),
+        "ap50": ap50,
+        "ap50_length": ap50 * min(1.0, len(true) / len(predicted)),
+        "weighted": 0.7 * sum(matched) / len(true) + 0.3 * complete,
+        **counts,
     }
 
 
@@ -231,4 +250,5 @@ BOXES = Task(
     read_free=_read_free,
     grade=_grade,
     chance=_chance,
+    rewards=("correct", "ap50", "ap50_length", "weighted", "mean_iou"),
 )

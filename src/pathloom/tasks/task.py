@@ -81,6 +81,7 @@ class Task:
     grade(sample, answer)            named parts of the Score, "correct" among them
     chance(samples)                  value of `metric` that the best constant answer reaches
     checkable                        whether a rule decides; otherwise a judge must, and reinforcement refuses it
+    rewards                          parts of the Score that may be rewarded: in [0, 1], larger is better
     """
 
     name: str
@@ -94,6 +95,7 @@ class Task:
     grade: Callable[[Sample, Answer], Mapping[str, float]]
     chance: Callable[[Sequence[Sample]], float]
     checkable: bool = True
+    rewards: tuple[str, ...] = ("correct",)
 
     def template(self, name: str) -> Template:
         """The template called `name`. Raises ValueError that lists the known ones."""

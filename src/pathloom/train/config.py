@@ -2,12 +2,13 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pathloom.schema import Record
 from pathloom.stage import ModelRef, StageConfig
 from pathloom.tasks import TASKS
 from pathloom.tasks.task import Style
+from pathloom.train.rewards import DEFAULT, Weights, check_weights, default_weights
 
 # Keys of the trainer block that a stage owns: setting them would break resume, the stage folder or determinism.
 _OWNED = (
@@ -31,24 +32,34 @@ class LoraSettings(Record):
     target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
-class SftConfig(StageConfig):
-    """Entry of a recipe: supervised fine-tuning of a model on Samples.
+Module = Literal["vision", "projector", "language"]
+MODULES: tuple[Module, ...] = ("vision", "projector", "language")
+"""The parts of a Qwen-VL model: the vision tower, the projector (its mergers), the language model."""
+
+
+class TrainConfig(StageConfig):
+    """Common keys of training stages.
 
     Samples of splits fold-0 ... fold-k give k models in sub-folders, each trained without its own fold.
     """
 
-    version: ClassVar[int] = 1
-
-    kind: Literal["sft"]
     samples: tuple[str, ...] = Field(min_length=1, description="stages whose training Samples are learnt")
     model: ModelRef
     tasks: dict[str, float] = Field(
         default={}, description="task -> weight in the mixture; empty: all as they come"
     )
     style: Style = "cot"
+    trainable: tuple[Module, ...] = Field(
+        default=MODULES, min_length=1, description="parts that learn; the others stay as they are"
+    )
     lora: LoraSettings | None = None
     augment: bool = Field(default=False, description="flips and right-angle turns, new in every epoch")
-    trainer: dict[str, Any] = Field(default={}, description="goes unchanged to TRL's SFTConfig")
+    max_pixels: int | None = Field(
+        default=None,
+        ge=784,
+        description="area to which larger pictures are resized; default: the model's own",
+    )
+    trainer: dict[str, Any] = Field(default={}, description="goes unchanged to TRL's config class")
     seed: int = 0
 
     @field_validator("tasks")
@@ -70,6 +81,12 @@ class SftConfig(StageConfig):
                 raise ValueError(f"{key} is set by the stage; remove it")
         return trainer
 
+    @model_validator(mode="after")
+    def _adapters_or_modules(self) -> "TrainConfig":
+        if self.lora is not None and self.trainable != MODULES:
+            raise ValueError("trainable: LoRA trains its adapters only; give lora or trainable, not both")
+        return self
+
     def needs(self) -> tuple[str, ...]:
         return (*self.samples, *self.model.needs())
 
@@ -77,9 +94,158 @@ class SftConfig(StageConfig):
         """A changed task or model folder trains anew."""
         return f"{[(task.name, task.version) for task in TASKS]} {self.model.fingerprint()}"
 
+
+class SftConfig(TrainConfig):
+    """Entry of a recipe: supervised fine-tuning of a model on Samples."""
+
+    version: ClassVar[int] = 1
+
+    kind: Literal["sft"]
+
     def check(self) -> None:
         """The trainer block against TRL's own config class, before the first stage runs."""
         if self.trainer:
-            from pathloom.train.sft import check_trainer_block
+            from pathloom.train.sft import check_sft
 
-            check_trainer_block(self)
+            check_sft(self)
+
+
+class PretrainConfig(TrainConfig):
+    """Entry of a recipe: continued pre-training on pictures and their captions, the loss on the caption alone.
+
+    Learns every caption Sample of `samples` and nothing else; `trainable: [projector]` is LLaVA's first stage.
+    """
+
+    version: ClassVar[int] = 1
+
+    kind: Literal["pretrain"]
+    tasks: dict[str, float] = Field(default={"caption": 1.0}, description="captions only")
+    style: Style = Field(default="direct", description="captions have no reasoning")
+
+    @field_validator("tasks")
+    @classmethod
+    def _captions_only(cls, weights: dict[str, float]) -> dict[str, float]:
+        if set(weights) != {"caption"}:
+            raise ValueError("pre-training learns captions; other tasks belong into an `sft` stage")
+        return weights
+
+    def check(self) -> None:
+        if self.trainer:
+            from pathloom.train.sft import check_sft
+
+            check_sft(self)
+
+
+# Keys of TRL's GRPOConfig that `reinforce` sets, with the key of the stage that decides; "" for none.
+_OWNED_BY_REINFORCE = {
+    "loss_type": "algorithm",
+    "epsilon": "algorithm",
+    "epsilon_high": "algorithm",
+    "delta": "algorithm",
+    "scale_rewards": "algorithm",
+    "importance_sampling_level": "algorithm",
+    "multi_objective_aggregation": "algorithm",
+    "mask_truncated_completions": "overlong_cache",
+    "beta": "kl_weight",
+    "sync_ref_model": "kl_weight",
+    "num_generations": "group_size",
+    "num_generations_eval": "group_size",
+    "max_completion_length": "max_new_tokens",
+    "temperature": "temperature",
+    "reward_weights": "rewards",
+    "generation_kwargs": "",
+    "shuffle_dataset": "",
+    "log_completions": "",
+}
+
+
+class ReinforceConfig(TrainConfig):
+    """Entry of a recipe: reinforcement of a model with GRPO or DAPO; the reward reads the Task's own Score.
+
+    grpo  KL to the starting model, ratios clipped at 1 -+ 0.2, loss averaged inside each answer first
+          (arXiv 2402.03300 as restated in arXiv 2503.14476, section 2)
+    dapo  no KL and no reference model, ratios clipped at 0.8 and 1.28, loss over all tokens of the batch, groups whose
+          answers are all as good as each other sampled anew, overlong answers punished (arXiv 2503.14476, section 3)
+    """
+
+    version: ClassVar[int] = 1
+
+    kind: Literal["reinforce"]
+    algorithm: Literal["grpo", "dapo"] = "dapo"
+    group_size: int = Field(default=8, ge=2, description="rollouts of one prompt, G")
+    max_new_tokens: int = Field(default=128, ge=2, description="longest answer, in tokens")
+    overlong_cache: int | None = Field(
+        default=None,
+        ge=1,
+        description="last tokens of max_new_tokens over which `length` falls from 0 to -1; default: a quarter. Keep "
+        "usual answers out of it: there, length gives every group variance and drowns what is right",
+    )
+    temperature: float = Field(default=1.0, gt=0)
+    max_rounds: int = Field(
+        default=10, ge=1, description="dapo: rounds of sampling for one batch at most (verl's bound)"
+    )
+    filter_by: Literal["accuracy", "reward"] = Field(
+        default="accuracy",
+        description="dapo: what must differ inside a group; accuracy is the reward without format and length",
+    )
+    kl_weight: float | None = Field(
+        default=None, gt=0, description="grpo: weight of the KL; default: 0.001, verl's kl_loss_coef"
+    )
+    rewards: dict[str, dict[str, float]] = Field(
+        default={}, description="task or `default` -> part of its reward -> weight"
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_have_a_rule(cls, weights: dict[str, float]) -> dict[str, float]:
+        for task in TASKS:
+            if task.name in weights and not task.checkable:
+                raise ValueError(f"{task.name}: no rule says whether an answer is right; leave it out")
+        return weights
+
+    @field_validator("trainer")
+    @classmethod
+    def _trainer_leaves_the_algorithm_its_keys(cls, trainer: dict[str, Any]) -> dict[str, Any]:
+        for key in trainer:
+            if key in _OWNED_BY_REINFORCE:
+                ours = _OWNED_BY_REINFORCE[key]
+                cure = f"use the stage's {ours}" if ours else "remove it"
+                raise ValueError(f"{key} is set by the stage; {cure}")
+        return trainer
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "ReinforceConfig":
+        if self.cache >= self.max_new_tokens:
+            raise ValueError(
+                f"overlong_cache: {self.cache} leaves no answer of max_new_tokens {self.max_new_tokens} unpunished"
+            )
+        if self.algorithm == "dapo" and self.kl_weight is not None:
+            raise ValueError("kl_weight: DAPO has no KL term; remove it or set algorithm: grpo")
+        try:
+            check_weights(self.rewards, self.style)
+        except ValueError as error:
+            raise ValueError(f"rewards.{error}") from error
+        return self
+
+    @property
+    def cache(self) -> int:
+        """Tokens at the end of max_new_tokens in which an answer is punished for its length."""
+        return self.overlong_cache or max(self.max_new_tokens // 4, 1)
+
+    @property
+    def beta(self) -> float:
+        """Weight of the KL term; 0 keeps no reference model in memory."""
+        if self.algorithm == "dapo":
+            return 0.0
+        return 0.001 if self.kl_weight is None else self.kl_weight
+
+    def weights(self, task: str) -> Weights:
+        """Part of the reward -> weight for a task."""
+        given = self.rewards.get(task) or self.rewards.get(DEFAULT)
+        return given or default_weights(punish_length=self.algorithm == "dapo", style=self.style)
+
+    def check(self) -> None:
+        """The trainer block against TRL's own config class, before the first stage runs."""
+        from pathloom.train.reinforce import check_reinforce
+
+        check_reinforce(self)

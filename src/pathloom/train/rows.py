@@ -83,6 +83,7 @@ class Rows:
         return {key: [row[key] for row in rows] for key in ("prompt", "completion", "images")}
 
     def row(self, index: int) -> dict[str, Any]:
+        """One row; its template travels along, because an answer is scored in the words it was asked in."""
         sample = self.samples[index]
         rng = np.random.default_rng([self.seed, self.epoch, index])
         task = find_task(sample.task)
@@ -98,6 +99,7 @@ class Rows:
                 {"role": "assistant", "content": _text(task.target(sample, template, self.style))}
             ],
             "images": pictures,
+            "template": template,
         }
 
 

@@ -1,0 +1,234 @@
+"""Questions about plain shapes and fields of marks. Each `ask_` function draws a picture and makes one question."""
+
+from pathloom.ingest.drawn import Deal, Drawn, Fields, Rng, options_around, sentences
+from pathloom.phantom.shapes import (
+    ARRANGEMENTS,
+    BACKGROUNDS,
+    COLOURS,
+    DENSITIES,
+    DIRECTIONS,
+    KINDS,
+    MARKS,
+    SIZES,
+    UNSEEN_KINDS,
+    Scene,
+    Shape,
+    draw_field,
+    draw_scene,
+    place,
+)
+from pathloom.phantom.shapes import Field as MarkField
+from pathloom.schema import Region
+
+MAX_COUNT = 6
+_PLACES = tuple(
+    f"{row} {column}" for row in ("upper", "middle", "lower") for column in ("left", "centre", "right")
+)
+
+
+def _observations(scene: Scene, size_px: int) -> list[str]:
+    return [
+        f"{shape.size.capitalize()} {shape.name} {place(shape.box_px, size_px)}" for shape in scene.shapes
+    ]
+
+
+def _different(rng: Rng, count: int) -> list[tuple[str, str]]:
+    """(kind, colour) of shapes that share neither."""
+    kinds, colours = rng.permutation(KINDS)[:count], rng.permutation(list(COLOURS))[:count]
+    return [(str(kind), str(colour)) for kind, colour in zip(kinds, colours, strict=True)]
+
+
+_SHAPE_ATTRIBUTES = ("colour", "place", "size", "kind")
+
+
+def ask_shape(deal: Deal) -> tuple[Drawn, Fields]:
+    """One attribute of one of one to three shapes; its kind names the shape, or its colour where the kind is asked."""
+    names = _different(deal.rng, 1 + (deal.index // 4) % 3)
+    scene = draw_scene(deal.seed(), size_px=deal.size_px, names=names)
+    shape = scene.shapes[int(deal.rng.integers(len(scene.shapes)))]
+    attribute = _SHAPE_ATTRIBUTES[deal.index % 4]
+    answer, others = {
+        "colour": (shape.colour, tuple(COLOURS)),
+        "place": (place(shape.box_px, deal.size_px), _PLACES),
+        "size": (shape.size, tuple(SIZES)),
+        "kind": (shape.kind, KINDS),
+    }[attribute]
+    return Drawn(scene.pixels_rgb), {
+        "what": attribute,
+        "other": f"{shape.colour} shape" if attribute == "kind" else shape.kind,
+        "choices": options_around(answer, others, int(deal.rng.integers(3, 7)), deal.index // 4, deal.rng),
+        "answer": answer,
+        "finding": answer,
+        "reasoning": sentences(*_observations(scene, deal.size_px), f"This is {answer}"),
+    }
+
+
+def ask_background(deal: Deal) -> tuple[Drawn, Fields]:
+    scene = draw_scene(
+        deal.seed(), size_px=deal.size_px, names=_different(deal.rng, int(deal.rng.integers(0, 3)))
+    )
+    return Drawn(scene.pixels_rgb), {
+        "choices": options_around(
+            scene.background, BACKGROUNDS, int(deal.rng.integers(3, 7)), deal.index, deal.rng
+        ),
+        "answer": scene.background,
+        "finding": scene.background,
+        "reasoning": sentences(f"The background is {scene.background}", f"This is {scene.background}"),
+    }
+
+
+def ask_is_shape(deal: Deal) -> tuple[Drawn, Fields]:
+    """One shape: is it this one? Both are named side by side, as what is to be compared should stand."""
+    (kind, colour), (other_kind, other_colour) = _different(deal.rng, 2)
+    scene = draw_scene(deal.seed(), size_px=deal.size_px, names=[(kind, colour)])
+    wrong = (f"{other_colour} {kind}", f"{colour} {other_kind}")[(deal.index // 2) % 2]
+    asked = f"{colour} {kind}" if deal.index % 2 else wrong
+    return Drawn(scene.pixels_rgb), {
+        "what": asked,
+        "answer": "yes" if deal.index % 2 else "no",
+        "finding": f"{colour} {kind}",
+        "asked_finding": asked,
+        "reasoning": sentences(
+            *_observations(scene, deal.size_px), f"Asked is {asked}", f"This is {colour} {kind}"
+        ),
+    }
+
+
+def _scene_with(deal: Deal, wanted: int, num_others: int) -> tuple[Scene, str, list[Shape]]:
+    """A scene that holds `wanted` of what is asked for: its words and the shapes that they mean.
+
+    Every other test picture shows kinds of shape that training never does; those are asked about by colour.
+    """
+    unseen = deal.test and deal.index % 2 == 1
+    kinds = UNSEEN_KINDS if unseen else KINDS
+    kind = str(deal.rng.choice(kinds))
+    colour = str(deal.rng.choice(list(COLOURS)))
+    # what is asked for: a colour, a kind, or both
+    by_kind, by_colour = ((False, True), (True, False), (True, True))[
+        0 if unseen else int(deal.rng.integers(3))
+    ]
+    names = [
+        (
+            kind if by_kind else str(deal.rng.choice(kinds)),
+            colour if by_colour else str(deal.rng.choice(list(COLOURS))),
+        )
+        for _ in range(wanted)
+    ]
+    while len(names) < wanted + num_others:
+        other = (str(deal.rng.choice(kinds)), str(deal.rng.choice(list(COLOURS))))
+        if deal.rng.random() < 0.5 and by_kind and by_colour:  # half alike
+            other = (kind, other[1]) if deal.rng.random() < 0.5 else (other[0], colour)
+        if (by_kind and other[0] != kind) or (by_colour and other[1] != colour):
+            names.append(other)
+    scene = draw_scene(deal.seed(), size_px=deal.size_px, names=names)
+    meant = [
+        shape
+        for shape in scene.shapes
+        if (not by_kind or shape.kind == kind) and (not by_colour or shape.colour == colour)
+    ]
+    words = f"{colour} {kind}" if by_kind and by_colour else (kind if by_kind else f"{colour} shape")
+    return scene, words, meant
+
+
+def _plural(words: str) -> str:
+    return f"{words}es" if words.endswith("cross") else f"{words}s"
+
+
+def _counted(words: str, meant: list[Shape], size_px: int) -> str:
+    """Each one with its number and place, then how many: the last number is the answer."""
+    listed = [f"{number} {place(shape.box_px, size_px)}" for number, shape in enumerate(meant, start=1)]
+    return sentences(*listed, f"Number of {_plural(words)}: {len(meant)}")
+
+
+def _kind_stratum(deal: Deal) -> tuple[str, ...]:
+    return (f"shapes={'unseen' if deal.test and deal.index % 2 == 1 else 'seen'}",)
+
+
+def ask_is_there(deal: Deal) -> tuple[Drawn, Fields]:
+    wanted = int(deal.rng.integers(1, 3)) if (deal.index // 2) % 2 else 0
+    scene, words, meant = _scene_with(deal, wanted, 1 + int(deal.rng.integers(3)))
+    return Drawn(scene.pixels_rgb), {
+        "what": words,
+        "answer": "yes" if meant else "no",
+        "reasoning": _counted(words, meant, deal.size_px),
+        "strata": _kind_stratum(deal),
+    }
+
+
+def ask_count(deal: Deal) -> tuple[Drawn, Fields]:
+    wanted = (deal.index // 2) % (MAX_COUNT + 1)
+    scene, words, meant = _scene_with(deal, wanted, int(deal.rng.integers(0, 4)))
+    return Drawn(scene.pixels_rgb), {
+        "what": _plural(words),
+        "answer": str(len(meant)),
+        "reasoning": _counted(words, meant, deal.size_px),
+        "strata": _kind_stratum(deal),
+    }
+
+
+def _boxed(words: str, meant: list[Shape], size_px: int) -> Fields:
+    places = ", ".join(place(shape.box_px, size_px) for shape in meant)
+    return {
+        "what": words,
+        "regions": tuple(Region(box_px=shape.box_px, label=shape.name) for shape in meant),
+        "reasoning": sentences(f"Seen at {places}"),
+    }
+
+
+def ask_one_box(deal: Deal) -> tuple[Drawn, Fields]:
+    """A picture with one shape and nothing else to find."""
+    scene = draw_scene(deal.seed(), size_px=deal.size_px, names=_different(deal.rng, 1))
+    return Drawn(scene.pixels_rgb), _boxed(scene.shapes[0].name, list(scene.shapes), deal.size_px)
+
+
+def ask_boxes(deal: Deal) -> tuple[Drawn, Fields]:
+    scene, words, meant = _scene_with(deal, 1 + (deal.index // 2) % 4, int(deal.rng.integers(0, 3)))
+    return Drawn(scene.pixels_rgb), {**_boxed(words, meant, deal.size_px), "strata": _kind_stratum(deal)}
+
+
+def ask_scene_caption(deal: Deal) -> tuple[Drawn, Fields]:
+    scene = draw_scene(deal.seed(), size_px=deal.size_px, names=_different(deal.rng, 1 + deal.index % 4))
+    listed = sentences(*_observations(scene, deal.size_px))
+    return Drawn(scene.pixels_rgb), {"answer": f"{listed} The background is {scene.background}."}
+
+
+def _draw_marks(deal: Deal) -> MarkField:
+    return draw_field(
+        deal.seed(),
+        size_px=deal.size_px,
+        marks=str(deal.rng.choice(MARKS)),
+        arrangement=str(deal.rng.choice(ARRANGEMENTS)),
+        density=str(deal.rng.choice(list(DENSITIES))),
+    )
+
+
+def _describe_marks(field: MarkField) -> list[str]:
+    described = [f"{field.density.capitalize()} {field.colour} {field.marks} {field.arrangement}"]
+    return [*described, f"The direction is {field.direction}"] if field.direction else described
+
+
+def ask_marks(deal: Deal) -> tuple[Drawn, Fields]:
+    field = _draw_marks(deal)
+    values: dict[str, tuple[str, tuple[str, ...]]] = {
+        "kind": (field.marks, MARKS),
+        "arrangement": (field.arrangement, ARRANGEMENTS),
+        "density": (field.density, tuple(DENSITIES)),
+        "colour": (field.colour, tuple(COLOURS)),
+        "direction": (field.direction, tuple(DIRECTIONS)),
+    }
+    attribute = ("kind", "arrangement", "density", "colour", "direction")[deal.index % 5]
+    if not values[attribute][0]:  # only rods have a direction
+        attribute = "arrangement"
+    answer, others = values[attribute]
+    return Drawn(field.pixels_rgb), {
+        "what": attribute,
+        "choices": options_around(answer, others, int(deal.rng.integers(3, 6)), deal.index // 5, deal.rng),
+        "answer": answer,
+        "finding": answer,
+        "reasoning": sentences(*_describe_marks(field), f"This is {answer}"),
+    }
+
+
+def ask_marks_caption(deal: Deal) -> tuple[Drawn, Fields]:
+    field = _draw_marks(deal)
+    return Drawn(field.pixels_rgb), {"answer": sentences(*_describe_marks(field))}

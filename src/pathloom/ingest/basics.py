@@ -1,0 +1,164 @@
+"""Source `basics`: words, plain shapes and fields of marks, for the skills that every later training stands on.
+
+Nothing in it is pathology. Test questions use words that training never holds (`words.is_held_out`), and half of the
+counting and yes/no questions about pictures show kinds of shape that are never drawn for training.
+"""
+
+from typing import ClassVar, Literal
+
+from pathloom.ingest.basic_shapes import (
+    ask_background,
+    ask_boxes,
+    ask_count,
+    ask_is_shape,
+    ask_is_there,
+    ask_marks,
+    ask_marks_caption,
+    ask_one_box,
+    ask_scene_caption,
+    ask_shape,
+)
+from pathloom.ingest.basic_words import ask_copy, ask_lookup, ask_match, ask_phrase_choice, ask_word_choice
+from pathloom.ingest.drawn import DrawnConfig, Question
+from pathloom.ingest.source import Source
+
+_CHOICE_SEEN = (
+    "It is {what}. Which option is it?",
+    "The answer is {what}.",
+    "We see {what}. What do we see?",
+    "This shows {what}. Which option is shown?",
+    "Someone found {what} here. What was found?",
+    "What is {what}?",
+)
+_CHOICE_UNSEEN = (
+    "Here we found {what}. Which is the answer?",
+    "What is shown here is {what}. What is it?",
+    "Someone shows {what}. What do we see?",
+)
+
+QUESTIONS: tuple[Question, ...] = (
+    Question("word_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_word_choice),
+    Question("phrase_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_phrase_choice),
+    Question(
+        "lookup",
+        "choice",
+        ("{what} What is the {other}?", "What is the {other}? {what}", "{what} Which option is the {other}?"),
+        ("Which option is the {other}? {what}", "{what} The {other} is what?"),
+        ask_lookup,
+    ),
+    Question(
+        "match",
+        "yes_no",
+        (
+            "This is {what}. Is this {other}?",
+            "We see {what}. Do we see {other}?",
+            "Is {other} the answer? It is {what}.",
+        ),
+        ("It is {what}. Is it {other}?", "Do we see {other}? This is {what}."),
+        ask_match,
+    ),
+    Question(
+        "copy",
+        "short_answer",
+        (
+            "This is {what}. What is it?",
+            "Someone found {what} here. What was found?",
+            "We see {what}. What do we see?",
+        ),
+        ("Here we see {what}. What is this?", "What was found? Someone found {what}."),
+        ask_copy,
+    ),
+    Question(
+        "shape",
+        "choice",
+        (
+            "What is the {what} of the {other}?",
+            "Which {what} is that of the {other}?",
+            "Which {what} has the {other}?",
+        ),
+        ("The {what} of the {other} is which?", "What {what} has the {other}?"),
+        ask_shape,
+    ),
+    Question(
+        "background",
+        "choice",
+        ("What is the background?", "Which background is this?", "The background is what?"),
+        ("Which is the background?", "This background is what?"),
+        ask_background,
+    ),
+    Question(
+        "is_shape",
+        "yes_no",
+        ("Is this {what}?", "Does this show {what}?", "Is {what} shown here?"),
+        ("Is {what} this?", "Is this shown here {what}?"),
+        ask_is_shape,
+    ),
+    Question(
+        "is_there",
+        "yes_no",
+        ("Is there a {what}?", "Does the image show a {what}?", "Is a {what} here?"),
+        ("Is a {what} there?", "Is there a {what} here?"),
+        ask_is_there,
+    ),
+    Question(
+        "count",
+        "count",
+        ("How many {what} are there?", "Count the {what}.", "What is the number of {what}?"),
+        ("Give the number of {what}.", "How many are the {what}?"),
+        ask_count,
+    ),
+    Question(
+        "one_box",
+        "boxes",
+        ("Find the {what}.", "Where is the {what}?", "Mark the {what}."),
+        ("Where do we see the {what}?", "Find where the {what} is."),
+        ask_one_box,
+    ),
+    Question(
+        "boxes",
+        "boxes",
+        ("Find each {what}.", "Where is each {what}?", "Mark every {what}."),
+        ("Where is every {what}?", "Mark each {what} of this image."),
+        ask_boxes,
+    ),
+    Question(
+        "scene_caption",
+        "caption",
+        ("Describe this image.",),
+        ("What does this image show?",),
+        ask_scene_caption,
+    ),
+    Question(
+        "marks",
+        "choice",
+        (
+            "What is the {what} of the marks?",
+            "Which {what} is that of the marks?",
+            "Which {what} has this image?",
+        ),
+        ("The {what} of the marks is which?", "What {what} has this image?"),
+        ask_marks,
+    ),
+    Question(
+        "marks_caption",
+        "caption",
+        ("Describe the marks.",),
+        ("What does this image of marks show?",),
+        ask_marks_caption,
+    ),
+)
+
+
+class BasicsConfig(DrawnConfig):
+    """Entry of a recipe: how many training and test Samples each kind of question gets."""
+
+    version: ClassVar[int] = 1
+    family: ClassVar[str] = "basics"
+    questions: ClassVar[tuple[Question, ...]] = QUESTIONS
+
+    source: Literal["basics"]
+
+
+BASICS = Source(
+    "basics", BasicsConfig, "questions about words and plain shapes, made here; nothing of pathology"
+)

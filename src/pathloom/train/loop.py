@@ -1,0 +1,332 @@
+"""What every training stage shares: settings, folds, checkpoints that come back, progress, the curve and the card."""
+
+import dataclasses
+import difflib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from tqdm import tqdm
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from pathloom import __version__
+from pathloom.card import CARD_FILE, ModelCard, write_card
+from pathloom.models.load import default_device, load_card, load_model
+from pathloom.schema import FOLD_PREFIX, Sample
+from pathloom.stage import UserError, write_jsonl
+from pathloom.store import read_samples
+from pathloom.train.config import MODULES, TrainConfig
+from pathloom.train.rows import Rows, mix, refuse_held_out, refuse_shared_groups, training_samples
+
+CHECKPOINTS = "checkpoints"
+TRAINING_LOG = "training.jsonl"
+
+
+def check_trainer_block(config: TrainConfig, arguments_class: type, build: Callable[[Path], Any]) -> None:
+    """Raise UserError for a key or value of `trainer` that TRL's config class does not take."""
+    known = {field.name: field.default for field in dataclasses.fields(arguments_class) if field.init}
+    for key, value in config.trainer.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; see TRL's {arguments_class.__name__}"
+            raise UserError(f"{config.name}.trainer.{key}: unknown key{hint}")
+        if isinstance(known[key], int | float) and isinstance(value, str):
+            raise UserError(
+                f"{config.name}.trainer.{key}: {value!r} is text where a number or true/false stands"
+            )
+    try:
+        build(Path("unused"))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{config.name}.trainer: {error}") from error
+
+
+def trainer_settings(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Our defaults under the recipe's trainer block. On a CPU TRL's own defaults (bf16, checkpointing) do not run."""
+    on_cpu = default_device().type == "cpu"
+    return {
+        "bf16": not on_cpu,
+        "use_cpu": on_cpu,
+        "activation_checkpointing": not on_cpu,
+        "logging_steps": 10,
+        "save_steps": 100,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "dataloader_pin_memory": not on_cpu,
+        **config.trainer,
+        "output_dir": str(folder),
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "remove_unused_columns": False,
+    }
+
+
+def score_only_labels_on_cpu() -> None:
+    """Let TRL's loss project only the tokens that are learnt, on a CPU too: there, all are projected by default.
+
+    TRL decides by `_use_triton` in `trl.trainer.utils`, whose only other reader is the kernel's own module. The loss is
+    the same number; a step of the nano model takes 0.4 of the time (docs/log.md). A test holds both facts.
+    """
+    import trl.trainer.utils as trl_utils
+
+    original = trl_utils._use_triton
+    if getattr(original, "scores_only_labels", False):
+        return
+
+    def scores_only_labels(device: Any) -> bool:
+        return device.type == "cpu" or bool(original(device))
+
+    scores_only_labels.scores_only_labels = True  # type: ignore[attr-defined]
+    trl_utils._use_triton = scores_only_labels
+
+
+score_only_labels_on_cpu()
+
+
+class ResumesWholeModels:
+    """Mixed into a trainer: checkpoints of a whole model come back when a run is resumed."""
+
+    is_fsdp_enabled: bool
+    model: Any
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """transformers 5.23 looks here for the model's own tensor names, but save_pretrained has written the hub's.
+
+        None of them match, which it only warns of, so training would go on from the base model's weights.
+        """
+        if self.is_fsdp_enabled or not any(Path(resume_from_checkpoint).glob("model*.safetensors")):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        saved, _ = load_model(resume_from_checkpoint, dtype="auto")
+        (model or self.model).load_state_dict(saved.state_dict())
+
+
+def run_by_fold(
+    config: TrainConfig,
+    inputs: Mapping[str, Path],
+    out: Path,
+    train_one: Callable[[TrainConfig, Sequence[Sample], str, Path], dict[str, Any]],
+) -> dict[str, Any]:
+    """Train one model into `out`, or one a fold into `out`/fold-k. Returns counts for the manifest.
+
+    `train_one(config, samples, base, out)` gets the Samples to learn from and the folder or hub id to start from.
+    """
+    samples = [sample for name in config.samples for sample in read_samples(inputs[name])]
+    folds = sorted({sample.split for sample in samples if sample.split.startswith(FOLD_PREFIX)})
+    base = config.model.locate(inputs)
+    if not folds:
+        return train_one(config, _training_set(config, samples, None), base, out)
+    counts = {}
+    for fold in folds:
+        folder = out / fold
+        if not (folder / CARD_FILE).is_file():  # the card is written last: a fold that has one is finished
+            folder.mkdir(exist_ok=True)
+            # cross-validated before: each fold goes on from its own model
+            start = str(Path(base) / fold) if (Path(base) / fold).is_dir() else base
+            train_one(config, _training_set(config, samples, fold), start, folder)
+        counts[fold] = sum(sample.split == fold for sample in samples)
+    return {"folds": counts}
+
+
+def _training_set(config: TrainConfig, samples: Sequence[Sample], fold: str | None) -> list[Sample]:
+    """The Samples to learn from, after every check that none of them is held out."""
+    training = training_samples(samples, fold)
+    if config.tasks:
+        training = [sample for sample in training if sample.task in config.tasks]
+    if not training:
+        raise UserError(
+            f"{config.name}: {', '.join(config.samples)} hold no training Sample of the tasks asked for"
+        )
+    refuse_held_out(training, fold)
+    refuse_shared_groups(training, (sample for sample in samples if sample.split in ("test", fold)))
+    return mix(training, config.tasks, config.seed)
+
+
+def load_trainable(config: TrainConfig, base: str) -> tuple[Any, Any]:
+    """(model, processor) with frozen what the recipe does not name, in the precision that training needs.
+
+    Full training keeps the weights in float32 (bf16 autocast on a GPU): AdamW loses small steps on bf16 weights.
+    """
+    frozen_in_bf16 = config.lora is not None and default_device().type != "cpu"
+    model, processor = load_model(base, dtype="bfloat16" if frozen_in_bf16 else "float32")
+    if config.max_pixels is not None:
+        processor.image_processor.size["longest_edge"] = config.max_pixels  # an area, not an edge
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = module_of(name) in config.trainable
+    return model, processor
+
+
+def module_of(parameter_name: str) -> str:
+    """ "vision", "projector" or "language" for a parameter's name in the Qwen-VL classes.
+
+    The projector is the merger at the end of the vision tower and, in Qwen3-VL, the mergers of its deep features.
+    """
+    if ".visual." not in f".{parameter_name}":
+        return "language"
+    return "projector" if "merger" in parameter_name else "vision"
+
+
+def count_trainable(model: Any) -> dict[str, dict[str, int]]:
+    """Parameters of each module, all and trainable, for the manifest."""
+    counts: dict[str, dict[str, int]] = {name: {"parameters": 0, "trainable": 0} for name in MODULES}
+    for name, parameter in model.named_parameters():
+        of_module = counts[module_of(name)]
+        of_module["parameters"] += parameter.numel()
+        of_module["trainable"] += parameter.numel() * parameter.requires_grad
+    return counts
+
+
+def finish(
+    trainer: Any,
+    config: TrainConfig,
+    base: str,
+    training: Sequence[Sample],
+    out: Path,
+    curve: Mapping[str, str],
+    templates: Mapping[str, tuple[str, ...]],
+) -> dict[str, Any]:
+    """Save the model folder: weights, processor, curve, then the card; checkpoints go. Returns counts.
+
+    `curve` maps the trainer's names of logged numbers to ours.
+    """
+    trained = count_trainable(trainer.model)
+    if config.lora is not None:
+        trainer.model = trainer.model.merge_and_unload()
+    trainer.save_model(str(out))
+    trainer.processing_class.save_pretrained(out)
+    write_jsonl(_curve(trainer.state.log_history, curve), out / TRAINING_LOG)
+    (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; the manifest holds the same settings
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    write_card(_card(config, base, trainer.processing_class, training, num_parameters, templates), out)
+    return {"trained_on": len(training), "steps": trainer.state.global_step, "modules": trained}
+
+
+class FollowEpoch(TrainerCallback):
+    """Tells the rows which epoch it is, so that templates and turns are new in each."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.rows.epoch = int(state.epoch or 0)
+
+
+class Progress(TrainerCallback):
+    """One bar for the run, with the latest value of one logged number."""
+
+    def __init__(self, name: str, shown: str = "loss") -> None:
+        self.name = name
+        self.shown = shown
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", leave=False
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar.update()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and self.shown in logs:
+            self.bar.set_postfix({self.shown: f"{float(logs[self.shown]):.3f}"})
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar.close()
+
+
+def quiet(trainer: Any) -> None:
+    """Take away the callbacks that print a line for every logged step; the bar and training.jsonl stay."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+
+
+def lora_config(config: TrainConfig) -> LoraConfig | None:
+    if config.lora is None:
+        return None
+    return LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=config.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint whose trainer state, the file written last, can be read; None to start afresh."""
+    checkpoints = sorted(
+        folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True
+    )
+    for checkpoint in checkpoints:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            continue  # the process was killed while it wrote this one
+        return str(checkpoint)
+    return None
+
+
+def _curve(history: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[dict[str, float]]:
+    """The named numbers of the trainer's log, a line for each logged step."""
+    return [
+        {
+            "step": entry["step"],
+            **{ours: float(entry[theirs]) for theirs, ours in names.items() if theirs in entry},
+        }
+        for entry in history
+        if "loss" in entry
+    ]
+
+
+def _card(
+    config: TrainConfig,
+    base: str,
+    processor: Any,
+    training: Sequence[Sample],
+    num_parameters: int,
+    templates: Mapping[str, tuple[str, ...]],
+) -> ModelCard:
+    card = load_card(base)
+    size = processor.image_processor.size  # areas in pixels, for both Qwen families
+    tasks = tuple(sorted({sample.task for sample in training}))
+    mpps = [image.mpp for sample in training for image in sample.images if image.mpp is not None]
+    return ModelCard(
+        name=config.name,
+        base=card.name if card else base,
+        style=config.style,
+        tasks=tasks,
+        templates=dict(templates),
+        min_pixels=size["shortest_edge"],
+        max_pixels=size["longest_edge"],
+        mpp_range=(min(mpps), max(mpps)) if mpps else None,
+        trained_on=tuple(sorted({sample.origin.source for sample in training})),
+        num_train_samples=len(training),
+        num_parameters=num_parameters,
+        seed=config.seed,
+        pathloom_version=__version__,
+    )
