@@ -158,6 +158,19 @@ def test_naming_several_answers_never_pays(task: Task):
 
 
 @each_rule_task
+def test_every_part_that_may_be_rewarded_is_graded_between_none_and_one(task: Task):
+    sample, template = make_sample(task.name), task.templates[0]
+    assert "correct" in task.rewards
+    for answer in (task.target(sample, template, "direct"), *map(block, WRONG_ANSWERS[task.name])):
+        score = task.score(sample, answer, template)
+        graded = {"correct": score.correct, **score.parts}
+        if score.answer is not None:
+            assert set(task.rewards) <= set(graded)
+        expected = 1.0 if answer == task.target(sample, template, "direct") else 0.0
+        assert {graded.get(name, 0.0) for name in task.rewards} == {expected}, answer
+
+
+@each_rule_task
 @pytest.mark.parametrize("free", [False, True], ids=["strict", "free"])
 def test_garbage_neither_raises_nor_pays(task: Task, free: bool):
     for garbage in GARBAGE:

@@ -144,6 +144,13 @@ def test_a_wrong_image_for_boxes_has_other_boxes():
     assert asked["a"] == asked["b"] == samples[2].images[0]
 
 
+def test_a_picture_with_two_questions_is_no_wrong_picture_for_either():
+    one = make_sample("a", answer="yes")
+    same_picture = make_sample("b", answer="no")
+
+    assert apply_control([one, same_picture], "wrong_image", 0) == []
+
+
 def test_shuffled_options_give_every_option_another_letter_and_keep_the_answer():
     for seed in range(5):
         for before, after in zip(

@@ -4,12 +4,24 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tests.fixtures import FAMILIES, PRESET_OF, VOCAB_SIZE, picture
+from transformers import AutoProcessor
 
 from pathloom.card import read_card
+from pathloom.models.init import InitConfig
 from pathloom.models.load import load_model
-from pathloom.models.nano import ANSWER_TAGS, SPECIAL_TOKENS, build_config, build_model, train_tokenizer
+from pathloom.models.nano import (
+    ANSWER_TAGS,
+    MAX_NUMBER,
+    SPECIAL_TOKENS,
+    build_config,
+    build_model,
+    save_nano,
+    train_tokenizer,
+)
 from pathloom.models.presets import PRESETS, find_preset
+from pathloom.phantom.words import GENERAL
 
 MAX_NANO_PARAMETERS = 4_500_000
 """docs/design.md, decision 7: at most 9 MB of bfloat16."""
@@ -175,3 +187,107 @@ def test_large_pictures_are_cut_to_the_size_that_the_card_names(loaded, family):
 def test_an_unknown_preset_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"known: qwen2\.5-vl-nano"):
         find_preset("qwen")
+
+
+NUMBERED_VOCAB_SIZE = 1500
+# Numbers stand in the text that the tokenizer is made for, as boxes do in training.
+NUMBERED_TEXTS = [f"{word} {word} [[{index},{1000 - index},998,1000]]" for index, word in enumerate(GENERAL)]
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Family -> the tokenizer with number_tokens of a model folder, as AutoProcessor reads it."""
+    tokenizers = {}
+    for family in FAMILIES:
+        folder = tmp_path_factory.mktemp(f"numbered_{family}")
+        preset = find_preset(PRESET_OF[family])
+        save_nano(preset, NUMBERED_TEXTS, NUMBERED_VOCAB_SIZE, 0, 64 * 64, folder, number_tokens=True)
+        assert json.loads((folder / "config.json").read_text())["text_config"]["vocab_size"] == 1500
+        tokenizers[family] = AutoProcessor.from_pretrained(folder).tokenizer
+    return tokenizers
+
+
+def pieces(tokenizer: Any, text: str) -> list[str]:
+    """Tokens of a text, each decoded by itself."""
+    return [tokenizer.decode([token]) for token in tokenizer.encode(text, add_special_tokens=False)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_number_to_1000_is_one_token_wherever_it_stands(numbered, family):
+    tokenizer = numbered[family]
+    found = set()
+    for number in map(str, range(MAX_NUMBER + 1)):
+        (token,) = tokenizer.encode(number, add_special_tokens=False)
+        assert tokenizer.decode([token]) == number
+        assert pieces(tokenizer, f"[[{number},{number}]]") == ["[", "[", number, ",", number, "]", "]"]
+        assert pieces(tokenizer, f"<answer>{number}</answer>") == ["<answer>", number, "</answer>"]
+        found.add(token)
+
+    assert len(found) == MAX_NUMBER + 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("text", ["1001", "12345", "10000", "007", "00", "x2y", "3.5", "100100", "½ ² ٣"])
+def test_other_numbers_come_back_too(numbered, family, text):
+    tokenizer = numbered[family]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+
+    assert None not in ids
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_number_tokens_an_option_letter_is_one_token_of_its_own(numbered, family):
+    tokenizer = numbered[family]
+    for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
+        assert pieces(tokenizer, f"<answer>{letter}</answer>") == ["<answer>", letter, "</answer>"]
+        asked_in_prompt = pieces(tokenizer, f"which?\n{letter}. apple\n{letter}.")
+        assert asked_in_prompt.count(letter) == 2
+        ids = {tokenizer.convert_tokens_to_ids(letter), *tokenizer.encode(letter, add_special_tokens=False)}
+        assert len(ids) == 1, "the letter in the prompt and in the answer are the same token"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "text",
+    ["高级别鳞状上皮内病变、腺癌 12 例", "🔬🧫 40 µm 🧬", "naïve ß Größe", "a\n\n  b\tc ", "Ki-67 ≥ 20 %"],
+)
+def test_with_number_tokens_any_text_comes_back(numbered, family, text):
+    tokenizer = numbered[family]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+
+    assert tokenizer.decode(ids) == text
+    assert None not in ids
+    assert max(ids) < len(tokenizer)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_vocabulary_with_number_tokens_is_exactly_as_large_as_asked(numbered, family):
+    tokenizer = numbered[family]
+
+    assert len(tokenizer) == NUMBERED_VOCAB_SIZE
+    assert sorted(tokenizer.get_vocab().values()) == list(range(NUMBERED_VOCAB_SIZE))
+    assert len(train_tokenizer(NUMBERED_TEXTS, 700)) == 700
+
+
+def test_number_tokens_leave_the_words_as_they_were():
+    with_numbers = train_tokenizer(NUMBERED_TEXTS, 1700, number_tokens=True)
+    without = train_tokenizer(NUMBERED_TEXTS, 1700 - 991)
+
+    for text in ("The glands are well formed.", " ".join(GENERAL[:50]), "A. apple\nB. ant"):
+        assert pieces(with_numbers, text) == pieces(without, text)
+
+
+def test_without_number_tokens_each_digit_is_a_token():
+    tokenizer = train_tokenizer(NUMBERED_TEXTS, 700)
+
+    assert pieces(tokenizer, "[[12,1000,7]]") == [*"[[12,1000,7]]"]
+
+
+def test_number_tokens_need_a_vocabulary_that_has_room_for_words():
+    given: dict[str, Any] = {"name": "n", "kind": "init", "samples": ("words",), "number_tokens": True}
+
+    with pytest.raises(ValidationError, match="vocab_size: number_tokens needs at least 1500"):
+        InitConfig(**given, vocab_size=1499)
+    assert InitConfig(**given, vocab_size=1500).number_tokens
+    assert not InitConfig(**{**given, "number_tokens": False}, vocab_size=400).number_tokens

@@ -162,6 +162,47 @@ def test_the_parts_of_a_score_count_hits_and_claims():
     assert score.parts["ap50"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
 
 
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        # hit 1.0, miss, hit 0.5 of two true: AP50 0.5 x 1 + 0.5 x 2/3; the list is longer than the truth by 3 / 2
+        (
+            "[[20,10,80,60],[0,0,5,5],[120,30,180,60]]",
+            {
+                "ap50": 5 / 6,
+                "ap50_length": 5 / 6 * 2 / 3,
+                # position (1 + 0.5) / 2, completeness 1 - (0 + 1/3) / 2
+                "weighted": 0.7 * 0.75 + 0.3 * 5 / 6,
+                "mean_iou": 1.5 / 3,
+            },
+        ),
+        # one of two and nothing else: completeness 1 - (1/2 + 0) / 2
+        (
+            "[[20,10,80,60]]",
+            {"ap50": 0.5, "ap50_length": 0.5, "weighted": 0.7 * 0.5 + 0.3 * 0.75, "mean_iou": 0.5},
+        ),
+        # two misses: completeness 1 - (1 + 1) / 2
+        ("[[0,0,5,5],[5,5,9,9]]", {"ap50": 0.0, "ap50_length": 0.0, "weighted": 0.0, "mean_iou": 0.0}),
+    ],
+)
+def test_rewards_of_lists_worked_out_by_hand(boxes: str, expected: dict[str, float]):
+    parts = BOXES.score(make_sample("boxes"), f"<answer>{boxes}</answer>", PIXELS).parts
+    assert {name: parts[name] for name in expected} == pytest.approx(expected)
+
+
+def test_both_lists_empty_is_one_and_one_empty_is_nothing_in_every_part():
+    nothing_there = make_sample("boxes", regions=())
+    for sample, text, expected in (
+        (nothing_there, "[]", 1.0),
+        (nothing_there, "[[0,0,5,5]]", 0.0),
+        (make_sample("boxes"), "[]", 0.0),
+    ):
+        score = BOXES.score(sample, f"<answer>{text}</answer>", PIXELS)
+        parts = {"correct": score.correct, **score.parts}
+        assert {parts[name] for name in BOXES.rewards} == {expected}
+        assert score.parts["num_predicted"] == float(text != "[]")
+
+
 def test_chance_is_what_the_mean_box_reaches_when_all_boxes_lie_in_one_place():
     samples = [make_sample("boxes", name=f"s{k}", regions=(Region(box_px=TRUE_BOXES[0]),)) for k in range(3)]
     assert BOXES.chance(samples) == 1.0

@@ -304,8 +304,8 @@ def test_only_the_parts_named_learn(inputs, model_folder, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_parameter_belongs_to_one_part(untrained, family):
-    model, _ = load_model(str(untrained[family]))
+def test_every_parameter_belongs_to_one_part(model_folders, family):
+    model, _ = load_model(str(model_folders[family]))
     counts = count_trainable(model)
 
     assert sum(of["parameters"] for of in counts.values()) == sum(p.numel() for p in model.parameters())

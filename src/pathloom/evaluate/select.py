@@ -71,7 +71,12 @@ def _with_wrong_images(samples: Sequence[Sample], seed: int) -> list[Sample]:
 
 
 def _answer_is_wrong_for(sample: Sample, other: Sample) -> bool:
-    """Whether the Sample's answer is wrong for the other's picture: what a yes/no question asks goes along with it."""
+    """Whether the Sample's answer is wrong for the other's picture: what a yes/no question asks goes along with it.
+
+    One picture may carry several questions; its own picture is never a wrong one.
+    """
+    if {image.path for image in sample.images} & {image.path for image in other.images}:
+        return False
     if sample.asked_finding is not None:
         return (other.finding == sample.asked_finding) != (sample.finding == sample.asked_finding)
     return (other.answer, other.regions) != (sample.answer, sample.regions)

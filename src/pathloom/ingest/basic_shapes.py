@@ -1,6 +1,6 @@
 """Questions about plain shapes and fields of marks. Each `ask_` function draws a picture and makes one question."""
 
-from pathloom.ingest.drawn import Deal, Drawn, Fields, Rng, options_around, sentences
+from pathloom.ingest.drawn import Deal, Drawn, Fields, Rng, counted, options_around, sentences
 from pathloom.phantom.shapes import (
     ARRANGEMENTS,
     BACKGROUNDS,
@@ -53,10 +53,12 @@ def ask_shape(deal: Deal) -> tuple[Drawn, Fields]:
         "size": (shape.size, tuple(SIZES)),
         "kind": (shape.kind, KINDS),
     }[attribute]
+    # shifted after each round, so that neither the number of shapes nor the wording goes with a letter
+    position = deal.index // 4 + deal.index // 24
     return Drawn(scene.pixels_rgb), {
         "what": attribute,
         "other": f"{shape.colour} shape" if attribute == "kind" else shape.kind,
-        "choices": options_around(answer, others, int(deal.rng.integers(3, 7)), deal.index // 4, deal.rng),
+        "choices": options_around(answer, others, int(deal.rng.integers(3, 7)), position, deal.rng),
         "answer": answer,
         "finding": answer,
         "reasoning": sentences(*_observations(scene, deal.size_px), f"This is {answer}"),
@@ -134,23 +136,18 @@ def _plural(words: str) -> str:
     return f"{words}es" if words.endswith("cross") else f"{words}s"
 
 
-def _counted(words: str, meant: list[Shape], size_px: int) -> str:
-    """Each one with its number and place, then how many: the last number is the answer."""
-    listed = [f"{number} {place(shape.box_px, size_px)}" for number, shape in enumerate(meant, start=1)]
-    return sentences(*listed, f"Number of {_plural(words)}: {len(meant)}")
-
-
 def _kind_stratum(deal: Deal) -> tuple[str, ...]:
     return (f"shapes={'unseen' if deal.test and deal.index % 2 == 1 else 'seen'}",)
 
 
 def ask_is_there(deal: Deal) -> tuple[Drawn, Fields]:
+    """Two to four shapes whatever the answer, so that their number does not give it away."""
     wanted = int(deal.rng.integers(1, 3)) if (deal.index // 2) % 2 else 0
-    scene, words, meant = _scene_with(deal, wanted, 1 + int(deal.rng.integers(3)))
+    scene, words, meant = _scene_with(deal, wanted, int(deal.rng.integers(2, 5)) - wanted)
     return Drawn(scene.pixels_rgb), {
         "what": words,
         "answer": "yes" if meant else "no",
-        "reasoning": _counted(words, meant, deal.size_px),
+        "reasoning": counted(_plural(words), [shape.box_px for shape in meant], deal.size_px),
         "strata": _kind_stratum(deal),
     }
 
@@ -161,7 +158,7 @@ def ask_count(deal: Deal) -> tuple[Drawn, Fields]:
     return Drawn(scene.pixels_rgb), {
         "what": _plural(words),
         "answer": str(len(meant)),
-        "reasoning": _counted(words, meant, deal.size_px),
+        "reasoning": counted(_plural(words), [shape.box_px for shape in meant], deal.size_px),
         "strata": _kind_stratum(deal),
     }
 
@@ -182,7 +179,9 @@ def ask_one_box(deal: Deal) -> tuple[Drawn, Fields]:
 
 
 def ask_boxes(deal: Deal) -> tuple[Drawn, Fields]:
-    scene, words, meant = _scene_with(deal, 1 + (deal.index // 2) % 4, int(deal.rng.integers(0, 3)))
+    # shifted after each round, so that the number of boxes does not go with the wording
+    wanted = 1 + (deal.index // 2 + deal.index // 8) % 4
+    scene, words, meant = _scene_with(deal, wanted, int(deal.rng.integers(0, 3)))
     return Drawn(scene.pixels_rgb), {**_boxed(words, meant, deal.size_px), "strata": _kind_stratum(deal)}
 
 

@@ -1,11 +1,17 @@
 """Questions without pictures: an option's letter, a comparison, a copy. Each `ask_` function makes one."""
 
 from pathloom.ingest.drawn import Deal, Fields, Rng, sentences
-from pathloom.phantom.words import pick_words
+from pathloom.phantom.words import EASY, pick_words
+
+
+def ask_easy_choice(deal: Deal) -> tuple[None, Fields]:
+    """Two to four options out of a hundred words: where learning to copy and to bind starts."""
+    options = [str(word) for word in deal.rng.permutation(EASY)[: 2 + deal.index % 3]]
+    return None, _choose(options, deal)
 
 
 def ask_word_choice(deal: Deal) -> tuple[None, Fields]:
-    """Two to four options of one word each: the easy start of binding."""
+    """Two to four options of one word each, out of all words."""
     options = pick_words(deal.rng, 2 + deal.index % 3, held_out=deal.test)
     return None, _choose(options, deal)
 
@@ -60,7 +66,8 @@ def ask_lookup(deal: Deal) -> tuple[None, Fields]:
 
 def ask_match(deal: Deal) -> tuple[None, Fields]:
     """Is this that? The wrong one may share words with the right one."""
-    found, other = _phrases(deal.rng, 2, held_out=deal.test)
+    # in either order: the second of two phrases is the longer one more often
+    found, other = map(str, deal.rng.permutation(_phrases(deal.rng, 2, held_out=deal.test)))
     asked = found if deal.index % 2 else other
     return None, {
         "what": found,

@@ -18,7 +18,14 @@ from pathloom.ingest.basic_shapes import (
     ask_scene_caption,
     ask_shape,
 )
-from pathloom.ingest.basic_words import ask_copy, ask_lookup, ask_match, ask_phrase_choice, ask_word_choice
+from pathloom.ingest.basic_words import (
+    ask_copy,
+    ask_easy_choice,
+    ask_lookup,
+    ask_match,
+    ask_phrase_choice,
+    ask_word_choice,
+)
 from pathloom.ingest.drawn import DrawnConfig, Question
 from pathloom.ingest.source import Source
 
@@ -31,12 +38,13 @@ _CHOICE_SEEN = (
     "What is {what}?",
 )
 _CHOICE_UNSEEN = (
-    "Here we found {what}. Which is the answer?",
+    "We found {what} here. Which is the answer?",
     "What is shown here is {what}. What is it?",
     "Someone shows {what}. What do we see?",
 )
 
 QUESTIONS: tuple[Question, ...] = (
+    Question("easy_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_easy_choice),
     Question("word_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_word_choice),
     Question("phrase_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_phrase_choice),
     Question(
@@ -54,7 +62,7 @@ QUESTIONS: tuple[Question, ...] = (
             "We see {what}. Do we see {other}?",
             "Is {other} the answer? It is {what}.",
         ),
-        ("It is {what}. Is it {other}?", "Do we see {other}? This is {what}."),
+        ("It is {what}. Is it {other}?", "This is {what}. Do we see {other}?"),
         ask_match,
     ),
     Question(
@@ -65,7 +73,7 @@ QUESTIONS: tuple[Question, ...] = (
             "Someone found {what} here. What was found?",
             "We see {what}. What do we see?",
         ),
-        ("Here we see {what}. What is this?", "What was found? Someone found {what}."),
+        ("What we see here is {what}. What is this?", "What was found? Someone found {what}."),
         ask_copy,
     ),
     Question(
@@ -76,7 +84,7 @@ QUESTIONS: tuple[Question, ...] = (
             "Which {what} is that of the {other}?",
             "Which {what} has the {other}?",
         ),
-        ("The {what} of the {other} is which?", "What {what} has the {other}?"),
+        ("The {what} of the {other} is what?", "What {what} has the {other}?"),
         ask_shape,
     ),
     Question(
@@ -111,7 +119,7 @@ QUESTIONS: tuple[Question, ...] = (
         "one_box",
         "boxes",
         ("Find the {what}.", "Where is the {what}?", "Mark the {what}."),
-        ("Where do we see the {what}?", "Find where the {what} is."),
+        ("Where do we see the {what}?", "Where is the {what} here?"),
         ask_one_box,
     ),
     Question(
@@ -125,7 +133,7 @@ QUESTIONS: tuple[Question, ...] = (
         "scene_caption",
         "caption",
         ("Describe this image.",),
-        ("What does this image show?",),
+        ("This image shows what?",),
         ask_scene_caption,
     ),
     Question(
@@ -136,14 +144,14 @@ QUESTIONS: tuple[Question, ...] = (
             "Which {what} is that of the marks?",
             "Which {what} has this image?",
         ),
-        ("The {what} of the marks is which?", "What {what} has this image?"),
+        ("The {what} of the marks is what?", "What {what} has this image?"),
         ask_marks,
     ),
     Question(
         "marks_caption",
         "caption",
         ("Describe the marks.",),
-        ("What does this image of marks show?",),
+        ("This image of marks shows what?",),
         ask_marks_caption,
     ),
 )

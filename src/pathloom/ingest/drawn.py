@@ -15,7 +15,8 @@ from pydantic import Field, field_validator
 
 from pathloom.images import encode_png
 from pathloom.ingest.source import IngestConfig
-from pathloom.schema import Drop, Event, Image, Origin, Sample
+from pathloom.phantom.shapes import place
+from pathloom.schema import Box, Drop, Event, Image, Origin, Sample
 from pathloom.stage import UserError
 
 Rng = np.random.Generator
@@ -64,6 +65,12 @@ class Question:
 def sentences(*parts: str) -> str:
     """The parts in a row, each closed by one full stop."""
     return " ".join(part if part.endswith(".") else part + "." for part in parts)
+
+
+def counted(words: str, boxes_px: Sequence[Box], size_px: int) -> str:
+    """Each box with its number and place, then how many: the last number is the answer. `words` is a plural."""
+    listed = [f"{number} {place(box, size_px)}" for number, box in enumerate(boxes_px, start=1)]
+    return sentences(*listed, f"Number of {words}: {len(boxes_px)}")
 
 
 def options_around(

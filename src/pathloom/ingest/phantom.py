@@ -4,15 +4,14 @@ Each picture gets one question. Attributes that a question asks about are dealt 
 and yes/no equally often), so that chance is what it looks like.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from pathloom.ingest.drawn import Deal, Drawn, DrawnConfig, Fields, Question, sentences
+from pathloom.ingest.drawn import Deal, Drawn, DrawnConfig, Fields, Question, counted, sentences
 from pathloom.ingest.source import Source
 from pathloom.phantom.cell import BETHESDA, Cell, draw_cell
-from pathloom.phantom.shapes import place
+from pathloom.phantom.shapes import place, reading_order
 from pathloom.phantom.tissue import DIAGNOSES, MIN_SIZE_PX, STAINS, Tissue, draw_tissue
 from pathloom.schema import Box, Region
 
@@ -30,18 +29,15 @@ def _drawn(picture: Tissue | Cell) -> Drawn:
 
 def _reasoning(tissue: Tissue, *conclusions: str) -> str:
     """All that can be seen, whatever is asked: every question then teaches every observation."""
-    count = f"Number of {tissue.structure_name}s: {len(tissue.structure_boxes_px)}"
-    return sentences(*tissue.observations(), *([count] if tissue.structure_name else []), *conclusions)
+    number = len(tissue.structure_boxes_px)
+    count = [f"Number of {tissue.structure_name}s: {number}"] if tissue.structure_name else []
+    return sentences(*tissue.observations(), *count, *conclusions)
 
 
-def _places(boxes_px: Sequence[Sequence[float]], size_px: int) -> str:
-    return ", ".join(place(box, size_px) for box in boxes_px) or "none"
-
-
-def _in_reading_order(boxes_px: Any) -> list[Box]:
-    """Top to bottom, then left to right: a set of boxes has no order, so one is fixed for the answers taught."""
-    boxes = [(float(b[0]), float(b[1]), float(b[2]), float(b[3])) for b in boxes_px]
-    return sorted(boxes, key=lambda box: (box[1], box[0]))
+def _boxes(tissue: Tissue, size_px: int) -> list[Box]:
+    """A set of boxes has no order, so one is fixed for the answers taught."""
+    boxes = [(float(b[0]), float(b[1]), float(b[2]), float(b[3])) for b in tissue.structure_boxes_px]
+    return sorted(boxes, key=lambda box: reading_order(box, size_px))
 
 
 def _diagnosis(deal: Deal) -> tuple[Drawn, Fields]:
@@ -106,7 +102,10 @@ def _structure_count(deal: Deal) -> tuple[Drawn, Fields]:
     return _drawn(tissue), {
         "what": f"{tissue.structure_name}s",
         "answer": str(wanted),
-        "reasoning": _reasoning(tissue),
+        "reasoning": sentences(
+            *tissue.observations(),
+            counted(f"{tissue.structure_name}s", _boxes(tissue, deal.size_px), deal.size_px),
+        ),
     }
 
 
@@ -120,11 +119,11 @@ def _structures(deal: Deal) -> tuple[Drawn, Fields]:
             break
     else:
         raise RuntimeError("no phantom with a structure in 100 draws")
-    boxes = _in_reading_order(tissue.structure_boxes_px)
+    boxes = _boxes(tissue, deal.size_px)
     return _drawn(tissue), {
         "what": tissue.structure_name,
         "regions": tuple(Region(box_px=box, label=tissue.structure_name) for box in boxes),
-        "reasoning": _reasoning(tissue, f"Seen at {_places(boxes, deal.size_px)}"),
+        "reasoning": _reasoning(tissue, f"Seen at {', '.join(place(box, deal.size_px) for box in boxes)}"),
     }
 
 
@@ -211,7 +210,7 @@ QUESTIONS: tuple[Question, ...] = (
 class PhantomConfig(DrawnConfig):
     """Entry of a recipe: how many training and test pictures each kind of question gets."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     family: ClassVar[str] = "phantom"
     questions: ClassVar[tuple[Question, ...]] = QUESTIONS
 

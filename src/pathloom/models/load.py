@@ -16,8 +16,13 @@ def load_card(location: str) -> ModelCard | None:
     return read_card(Path(location)) if Path(location).is_dir() else None
 
 
-def load_model(location: str, *, dtype: str = "auto") -> tuple[Any, Any]:
-    """(model, processor) of a folder or a hub id. Raises UserError that names the place when it cannot be had."""
+def load_model(location: str, *, dtype: str | None = None) -> tuple[Any, Any]:
+    """(model, processor) of a folder or a hub id. Raises UserError that names the place when it cannot be had.
+
+    `dtype` is a torch type's name or "auto" (as stored); by default as stored on a GPU and float32 on a CPU, where
+    bfloat16 is slower for small models.
+    """
+    dtype = dtype or ("float32" if default_device().type == "cpu" else "auto")
     disable_progress_bar()
     if Path(location).is_dir():
         refuse_pickles(Path(location))

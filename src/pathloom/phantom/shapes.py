@@ -101,9 +101,9 @@ def _thirds(box_px: Sequence[float], size_px: int) -> tuple[int, int]:
     return min(int(3 * y / size_px), 2), min(int(3 * x / size_px), 2)
 
 
-def in_reading_order(shapes: Sequence[Shape], size_px: int) -> list[Shape]:
-    """By row of thirds, then by column, then from the left: the order in which places are listed and boxes written."""
-    return sorted(shapes, key=lambda shape: (*_thirds(shape.box_px, size_px), shape.box_px[0]))
+def reading_order(box_px: Sequence[float], size_px: int) -> tuple[float, ...]:
+    """Sort key: by row of thirds, then by column, then from the left, as places are listed and boxes written."""
+    return (*_thirds(box_px, size_px), box_px[0])
 
 
 def draw_scene(seed: int, *, size_px: int, names: Sequence[tuple[str, str]]) -> Scene:
@@ -123,7 +123,11 @@ def draw_scene(seed: int, *, size_px: int, names: Sequence[tuple[str, str]]) -> 
         shapes.append(
             Shape(kind, colour, size, (float(low[0]), float(low[1]), float(high[0]), float(high[1])))
         )
-    return Scene(_to_pixels(canvas, rng), tuple(in_reading_order(shapes, size_px)), background)
+    return Scene(
+        _to_pixels(canvas, rng),
+        tuple(sorted(shapes, key=lambda shape: reading_order(shape.box_px, size_px))),
+        background,
+    )
 
 
 def _lay_out(rng: Rng, count: int, size_px: int) -> list[tuple[str, float, float, float]]:
@@ -181,15 +185,16 @@ def _arrange(rng: Rng, arrangement: str, count: int, size_px: int, half: float) 
         y = (row + offset) / rows * size_px + tilt * (x - size_px / 2) + rng.normal(0, 0.3 * half, count)
         return np.stack([x, y], axis=1)
     if arrangement == "in clusters":
-        centres = rng.uniform(0.15, 0.85, (int(rng.integers(2, 5)), 2)) * size_px
+        centres = rng.uniform(0.15, 0.85, (min(int(rng.integers(2, 5)), max(2, count // 5)), 2)) * size_px
         spread = half * max(1.5, math.sqrt(count / len(centres)) * 0.8)
         return centres[rng.integers(len(centres), size=count)] + rng.normal(0, spread, (count, 2))
     if arrangement == "in circles":
-        centres = rng.uniform(0.25, 0.75, (int(rng.integers(1, 4)), 2)) * size_px
+        centres = rng.uniform(0.25, 0.75, (min(int(rng.integers(1, 4)), max(1, count // 8)), 2)) * size_px
         radii = rng.uniform(0.14, 0.26, len(centres)) * size_px
         chosen = rng.integers(len(centres), size=count)
         angles = rng.uniform(0, 2 * math.pi, count)
-        radius = radii[chosen] + rng.normal(0, 0.35 * half, count)
+        crowding = max(1.0, count * half / (math.pi * radii.sum()))  # marks that do not fit side by side
+        radius = radii[chosen] + rng.normal(0, 0.35 * half * crowding, count)
         return centres[chosen] + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius[:, None]
     return rng.uniform(0, size_px, (count, 2))
 

@@ -2,7 +2,7 @@
 
 The nano base learns on them to bind an option's letter to its words, to compare and to copy. That skill must not
 hang on the words themselves, so a part of each list is held out of training (`is_held_out`), and made-up words have
-no end.
+no end. The lists leave out what questions are worded with, such as answer, kind and number.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import numpy as np
 
 _GENERAL = """
 able account acid across action actor address advice age agent air alarm album alley almond amber anchor angle
-animal ankle answer ant apple apron arch area arm army aroma arrow art ash atlas attic autumn award axe baby
+animal ankle ant apple apron arch area arm army aroma arrow art ash atlas attic autumn award axe baby
 back bacon badge bag bakery balance ball bamboo banana band bank bar barge bark barn barrel base basin basket
 bath battery bay beach bead beam bean bear beard bed bee beetle belief bell belt bench berry bicycle bill bird
 biscuit blade blanket block blood bloom boat body boiler bolt bone book boot border bottle bottom bowl box boy
@@ -35,14 +35,14 @@ grid group guard guest guide guitar gulf habit hail hair hall hammer hand handle
 hazel head heart heat hedge heel height helmet hen herb hero hill hinge history hole holiday home honey hood
 hook horn horse hospital hotel hour house humour hunger hunter husband ice icon idea igloo inch industry ink
 insect island item ivory ivy jacket jam jar jaw jelly jet jewel job joke journey judge jug juice jungle jury
-kettle key kidney kind king kitchen kite knee knife knight knot label lace ladder lady lake lamb lamp land
+kettle key kidney king kitchen kite knee knife knight knot label lace ladder lady lake lamb lamp land
 lane language lantern lark laugh lawn lawyer layer lead leaf leather lecture leg lemon lens leopard lesson
 letter lever library lid light lily limb lime line lion lip list liver lizard load lobster lock log lunch lung
 machine magic magnet maid mail mango manner map maple marble march market mask mast match material matter
 meadow meal measure meat medal melon member memory merchant metal middle mile milk mill mind minute mirror
 mist mixture model moment money monkey month mood morning moss mother motion motor mountain mouse mouth movie
 mud mule muscle museum music mustard nail name napkin nation nature neck needle neighbour nephew nerve nest
-net news night noise noon north nose note notice novel number nurse nut oak oar oasis oat ocean office oil
+net news night noise noon north nose note notice novel nurse nut oak oar oasis oat ocean office oil
 olive onion opera option orbit orchard order organ otter oven owl owner ox oxygen oyster package paddle page
 pain paint palace palm pan panda paper parade parcel parent park parrot part partner party passage past paste
 patch path pattern pause peace peach peanut pear pearl pebble pedal pen pencil people pepper person petal
@@ -95,11 +95,13 @@ _ONSETS = (
 )
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "oo")
 _CODAS = ("", "", "", "k", "l", "m", "n", "r", "s", "t")
+_READ_ANYWAY = frozenset(_PATHOLOGY.split()) - frozenset(_GENERAL.split()) | {"give", "level", "number"}
+"""Terms, and words of questions and answers, that chance could also make up: training reads them, so no test may."""
 
 
 def is_held_out(word: str) -> bool:
-    """Whether a word is kept for test questions: a tenth of all words, by their hash, made-up words included."""
-    return hashlib.sha256(word.encode()).digest()[0] < 26
+    """Whether a word is kept for test questions: a tenth of all others, by their hash, made-up words included."""
+    return word not in _READ_ANYWAY and hashlib.sha256(word.encode()).digest()[0] < 26
 
 
 def _split(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -108,6 +110,8 @@ def _split(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 GENERAL, HELD_OUT_GENERAL = _split(_GENERAL)
+EASY = GENERAL[::9]
+"""A hundred words: on so few a small model starts to copy and to bind within minutes, on a thousand it does not."""
 PATHOLOGY = tuple(sorted(set(_PATHOLOGY.split()) - set(HELD_OUT_GENERAL)))
 """Terms as words only: no picture and no fact goes with them. None is held out, and none is a held-out word."""
 

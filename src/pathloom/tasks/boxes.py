@@ -189,7 +189,7 @@ def _grade(sample: Sample, answer: Answer) -> Mapping[str, float]:
     ap50_length  ap50 x min(1, T / P) (VLM-R1's odLength). A short list may be filled up to T with guesses for free
     weighted     0.7 x sum of matched IoU / T + 0.3 x (1 - (miss rate + false-alarm rate) / 2), with miss rate 1 - H / T
                  and false-alarm rate 1 - H / P (VLM-R1). Can be gamed: needless boxes cost 0.15 together at most, so
-                 a dense grid can be paid more than half of the right boxes
+                 a grid that happens to fit is paid more than half of the right boxes
     mean_iou     sum of matched IoU / max(T, P) (Visual-RFT's IoU reward): every needless box costs its full share
 
     In all of them a box over the whole picture is a hit where the one true box covers half of the picture.

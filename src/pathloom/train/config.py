@@ -155,6 +155,8 @@ _OWNED_BY_REINFORCE = {
     "reward_weights": "rewards",
     "generation_kwargs": "",
     "shuffle_dataset": "",
+    "ignore_data_skip": "",
+    "save_only_model": "",
     "log_completions": "",
 }
 

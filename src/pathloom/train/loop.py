@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peft import LoraConfig
 from tqdm import tqdm
@@ -30,6 +30,7 @@ from pathloom.train.rows import Rows, mix, refuse_held_out, refuse_shared_groups
 
 CHECKPOINTS = "checkpoints"
 TRAINING_LOG = "training.jsonl"
+Config = TypeVar("Config", bound=TrainConfig)
 
 
 def check_trainer_block(config: TrainConfig, arguments_class: type, build: Callable[[Path], Any]) -> None:
@@ -111,10 +112,10 @@ class ResumesWholeModels:
 
 
 def run_by_fold(
-    config: TrainConfig,
+    config: Config,
     inputs: Mapping[str, Path],
     out: Path,
-    train_one: Callable[[TrainConfig, Sequence[Sample], str, Path], dict[str, Any]],
+    train_one: Callable[[Config, Sequence[Sample], str, Path], dict[str, Any]],
 ) -> dict[str, Any]:
     """Train one model into `out`, or one a fold into `out`/fold-k. Returns counts for the manifest.
 
@@ -196,18 +197,19 @@ def finish(
 ) -> dict[str, Any]:
     """Save the model folder: weights, processor, curve, then the card; checkpoints go. Returns counts.
 
-    `curve` maps the trainer's names of logged numbers to ours.
+    `curve` maps the trainer's names of logged numbers to ours. Of several processes the first one writes.
     """
     trained = count_trainable(trainer.model)
     if config.lora is not None:
         trainer.model = trainer.model.merge_and_unload()
     trainer.save_model(str(out))
-    trainer.processing_class.save_pretrained(out)
-    write_jsonl(_curve(trainer.state.log_history, curve), out / TRAINING_LOG)
-    (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; the manifest holds the same settings
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    write_card(_card(config, base, trainer.processing_class, training, num_parameters, templates), out)
+    if trainer.is_world_process_zero():
+        trainer.processing_class.save_pretrained(out)
+        write_jsonl(_curve(trainer.state.log_history, curve), out / TRAINING_LOG)
+        (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; the manifest holds the same settings
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+        write_card(_card(config, base, trainer.processing_class, training, num_parameters, templates), out)
     return {"trained_on": len(training), "steps": trainer.state.global_step, "modules": trained}
 
 
@@ -234,7 +236,12 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", leave=False
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.name,
+            unit="step",
+            leave=False,
+            disable=not state.is_world_process_zero,
         )
 
     def on_step_end(
