@@ -169,7 +169,9 @@ def test_boxes_are_read_by_rows_of_thirds_and_from_the_left():
     # Of two in the middle third the left one comes first although it lies lower; so do two in one ninth.
     ordered = [at(70, 28), at(10, 55), at(40, 40), at(47, 35), at(80, 31), at(5, 80)]
 
-    assert sorted(ordered[::-1], key=lambda box: reading_order(box, 90)) == ordered
+    mixed = [ordered[index] for index in (3, 5, 0, 4, 2, 1)]
+
+    assert sorted(mixed, key=lambda box: reading_order(box, 90)) == ordered
 
 
 def test_a_scene_lists_its_shapes_in_reading_order():
@@ -193,13 +195,13 @@ def test_every_background_is_drawn_and_only_a_plain_one_is_even(monkeypatch):
         assert (max(spreads) < 3) if pattern == "plain" else (float(np.median(spreads)) > 4), pattern
 
 
-def test_backgrounds_differ_in_their_pattern():
-    """Each pattern's grid is drawn from the same random numbers, and no two of them agree."""
-    grids = {
-        pattern: shapes._pattern(np.random.default_rng(3), pattern, 56).tobytes() for pattern in BACKGROUNDS
-    }
+def test_backgrounds_differ_by_their_pattern_and_by_their_seed():
+    def grid(pattern: str, seed: int) -> bytes:
+        return shapes._pattern(np.random.default_rng(seed), pattern, 56).tobytes()
 
-    assert len(set(grids.values())) == len(BACKGROUNDS)
+    assert len({grid(pattern, seed=3) for pattern in BACKGROUNDS}) == len(BACKGROUNDS)
+    for pattern in set(BACKGROUNDS) - {"plain"}:
+        assert len({grid(pattern, seed) for seed in range(5)}) == 5
 
 
 def field(seed: int, marks: str, arrangement: str, density: str, size_px: int = 56) -> Field:
