@@ -294,7 +294,7 @@ def test_a_background_is_the_one_that_was_drawn(monkeypatch):
 
 def test_a_question_about_marks_is_answered_by_what_was_drawn(monkeypatch):
     answers = set()
-    for sample, field in drawn_with("marks", "test", 120, monkeypatch):
+    for sample, field in drawn_with("marks", "test", 240, monkeypatch):
         assert isinstance(field, Field)
         told = {"arrangement": field.arrangement, "density": field.density, "direction": field.direction}
         told |= {"kind": field.marks, "colour": field.colour}

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pathloom.images import load_pixels
 from pathloom.ingest.phantom import MAX_MITOSES, NUM_OPTIONS, QUESTIONS, PhantomConfig
 from pathloom.phantom.cell import BETHESDA
+from pathloom.phantom.shapes import reading_order
 from pathloom.phantom.tissue import DIAGNOSES, STAINS
 from pathloom.schema import Sample
 from pathloom.tasks import find_task
@@ -146,7 +147,7 @@ def test_every_sample_can_be_asked_answered_and_graded(every_question):
 def test_boxes_lie_within_their_picture_in_reading_order(every_question):
     for sample in every_question:
         boxes = [region.box_px for region in sample.regions]
-        assert boxes == sorted(boxes, key=lambda box: (box[1], box[0]))
+        assert boxes == sorted(boxes, key=lambda box: reading_order(box, sample.images[0].width_px))
         for x1, y1, x2, y2 in boxes:
             assert 0 <= x1 < x2 <= 64
             assert 0 <= y1 < y2 <= 64

@@ -21,7 +21,15 @@ from pathloom.tasks import find_task
 from pathloom.tasks.parsing import reasoning_of
 
 TRAINING_LOG = "training.jsonl"
-CURVES = ("loss", "token_accuracy", "reward", "zero_variance_share", "groups_generated", "entropy", "answer_tokens")
+CURVES = (
+    "loss",
+    "token_accuracy",
+    "reward",
+    "zero_variance_share",
+    "groups_generated",
+    "entropy",
+    "answer_tokens",
+)
 
 
 def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Source `basics`: words, plain shapes and fields of marks, for the skills that every later training stands on.
 
 Nothing in it is pathology. Test questions use words that training never holds (`words.is_held_out`), and half of the
-counting and yes/no questions about pictures show kinds of shape that are never drawn for training.
+counting and yes/no questions about pictures show kinds of shape that are never drawn for training. `easy_choice` is for
+training only: it has the same hundred words everywhere.
 """
 
 from typing import ClassVar, Literal

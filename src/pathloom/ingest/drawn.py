@@ -121,10 +121,10 @@ class DrawnConfig(IngestConfig):
 
     def read(self, unit: Any) -> list[Sample | Drop]:
         name, split, index = unit
-        position = next(i for i, question in enumerate(self.questions) if question.name == name)
-        question = self.questions[position]
+        question = next(question for question in self.questions if question.name == name)
         test = split == "test"
-        rng = np.random.default_rng([self.seed, test, position, index])
+        # by name, so that a new row of the table leaves the pictures of the others as they are
+        rng = np.random.default_rng([self.seed, test, index, *name.encode()])
         picture, fields = question.make(Deal(index, rng, self.size_px, test))
         unseen = test and (index // 4) % 2 == 1  # half; fours keep step with no dealt attribute
         wordings = question.unseen if unseen else question.seen
