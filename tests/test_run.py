@@ -331,7 +331,7 @@ def test_a_stage_folder_without_its_manifest_is_not_taken_for_finished(workshop)
 
 
 def test_everything_is_checked_before_the_first_stage_runs(workshop):
-    assert "no picture at all" in workshop.error("phantoms.train={}", "phantoms.test={}")
+    assert "no Sample at all" in workshop.error("phantoms.train={}", "phantoms.test={}")
     assert workshop.ran == []
     assert not workshop.runs.exists()
 

@@ -13,6 +13,7 @@ from pathloom.evaluate.metrics import (
     Scored,
     agreement,
     compare,
+    compare_runs,
     confusion,
     measure,
     named_finding,
@@ -268,6 +269,38 @@ def test_sides_with_other_samples_or_one_twice_are_refused():
 
 
 # --------------------------------------------------------------------------- confusion and reasoning
+def test_runs_with_other_seeds_are_averaged_for_each_sample_before_sides_are_compared():
+    # before: 0 1 0 1; after: means 1, 1, 0.5, 0.5 over two runs, so the differences are 1, 0, 0.5, -0.5
+    before = [yes_no_row([False, True, False, True])]
+    after = [yes_no_row([True, True, True, False]), yes_no_row([True, True, False, True])]
+
+    result = compare_runs(before, after)
+
+    assert result.difference == pytest.approx(0.25)
+    assert result.n == 4
+    assert result.low < 0.25 < result.high
+    assert compare_runs(after, before).difference == pytest.approx(-0.25)
+
+
+def test_more_runs_of_one_training_narrow_the_interval_no_further_than_their_samples_do():
+    rng = random.Random(0)
+    before = [yes_no_row([rng.random() < 0.5 for _ in range(400)])]
+    one = yes_no_row([rng.random() < 0.6 for _ in range(400)])
+
+    once, thrice = compare_runs(before, [one]), compare_runs(before, [one, one, one])
+
+    assert (once.low, once.high) == (thrice.low, thrice.high)
+    single = compare(YES_NO, before[0], one)
+    assert (once.difference, once.low, once.high) == pytest.approx(
+        (single.difference, single.low, single.high)
+    )
+
+
+def test_runs_that_answered_other_samples_are_refused():
+    with pytest.raises(ValueError, match="the same samples in the same order"):
+        compare_runs([yes_no_row([True, False])], [yes_no_row([True])])
+
+
 def test_confusion_counts_truth_by_prediction_with_a_last_column_for_no_answer():
     pairs = [("hsil", "hsil"), ("hsil", "LSIL"), ("lsil", "lsil"), ("lsil", None), ("hsil", "normal")]
     scored = [answered("label", given, number=k, answer=true) for k, (true, given) in enumerate(pairs)]

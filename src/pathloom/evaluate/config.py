@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pathloom.benchmarks import find_benchmark
 from pathloom.stage import ModelRef, StageConfig
@@ -76,8 +76,19 @@ class ReportConfig(StageConfig):
     samples: tuple[str, ...] = Field(
         min_length=1, description="stages that hold the pictures of the examples"
     )
+    repeats: dict[str, tuple[str, ...]] = Field(
+        default={}, description="name -> evaluate stages of one training with several seeds, compared as one"
+    )
     num_examples: int = Field(default=12, ge=0, description="for each stage and benchmark")
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _repeats_are_shown(self) -> "ReportConfig":
+        for name, stages in self.repeats.items():
+            for stage in stages:
+                if stage not in self.stages:
+                    raise ValueError(f"repeats.{name}: {stage} is not among the report's stages")
+        return self
 
     def needs(self) -> tuple[str, ...]:
         return (*self.stages, *self.samples)

@@ -143,6 +143,34 @@ def compare(
     return Difference(difference, low, high, len(pairs), p_value)
 
 
+def compare_runs(
+    before: Sequence[Sequence[Scored]],
+    after: Sequence[Sequence[Scored]],
+    *,
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> Difference:
+    """The paired difference, after minus before, of mean correctness, each side a mean over runs with other seeds.
+
+    Every run holds the same Samples in the same order. Groups of Samples are resampled and runs are not: the interval
+    says how far other Samples would move the mean of these runs. p-value: the bootstrap's of `compare`.
+    Raises ValueError when the runs do not answer the same Samples in the same order.
+    """
+    asked = [one.sample.id for one in before[0]]
+    if any([one.sample.id for one in run] != asked for run in (*before, *after)):
+        raise ValueError("runs that are compared must answer the same samples in the same order")
+    old, new = (
+        np.mean([[one.score.correct for one in run] for run in runs], axis=0) for runs in (before, after)
+    )
+    components = np.stack([new - old, np.ones(len(asked))], axis=1)
+    sums = _Resampler(before[0], seed, num_resamples).of(components)
+    differences = sums[:, 0] / sums[:, 1]
+    low, high = _percentiles(differences)
+    fewer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    p_value = min(1.0, 2 * (1 + fewer) / (1 + len(differences)))
+    return Difference(float((new - old).mean()), low, high, len(asked), p_value)
+
+
 def confusion(scored: Sequence[Scored]) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
     """Labels in order and counts [truth][predicted] of choice or label answers; the last column is "no answer".
 

@@ -10,7 +10,7 @@ from typing import Any
 from pathloom.benchmarks import find_benchmark
 from pathloom.evaluate.config import ReportConfig
 from pathloom.evaluate.measure import METRICS, Prediction, read_predictions
-from pathloom.evaluate.metrics import Scored, compare
+from pathloom.evaluate.metrics import Scored, compare, compare_runs
 from pathloom.evaluate.report import Comparison, Confusion, Curve, Example, Report, Row, write_report
 from pathloom.evaluate.select import NO_CONTROL
 from pathloom.images import encode_png, load_pixels
@@ -53,7 +53,10 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
         title=config.title or config.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=tuple(rows),
-        comparisons=tuple(_comparisons(measured, predictions)),
+        comparisons=(
+            *_comparisons(measured, predictions),
+            *_comparisons_of_repeats(config, measured, predictions),
+        ),
         curves=tuple(curve for name in config.stages for curve in _curves(name, inputs[name])),
         confusions=tuple(confusions),
         examples=tuple(
@@ -93,6 +96,49 @@ def _comparisons(stages: Sequence[str], predictions: Mapping[str, Sequence[Predi
                 )
             )
     return sorted(comparisons, key=lambda comparison: comparison.benchmark)
+
+
+ALL_BENCHMARKS = "all of them"
+
+
+def _comparisons_of_repeats(
+    config: ReportConfig, measured: Sequence[str], predictions: Mapping[str, Sequence[Prediction]]
+) -> list[Comparison]:
+    """Mean correctness over all benchmarks: each stage that is no repeat, and each set of repeats, against the sets."""
+    repeated = {stage for stages in config.repeats.values() for stage in stages}
+    sides = {stage: (stage,) for stage in measured if stage not in repeated} | dict(config.repeats)
+    runs = {name: [_in_one_order(predictions[stage]) for stage in stages] for name, stages in sides.items()}
+    comparisons = []
+    for before, after in itertools.combinations(sides, 2):
+        if after not in config.repeats:
+            continue
+        asked = {tuple(one.sample.id for one in run) for run in (*runs[before], *runs[after])}
+        if len(asked) > 1:
+            continue  # asked of other Samples: not a pair
+        result = compare_runs(runs[before], runs[after])
+        comparisons.append(
+            Comparison(
+                before=_of_runs(before, config),
+                after=_of_runs(after, config),
+                benchmark=ALL_BENCHMARKS,
+                metric="mean correctness",
+                difference=result.difference,
+                low=result.low,
+                high=result.high,
+                n=result.n,
+                p_value=result.p_value,
+            )
+        )
+    return comparisons
+
+
+def _of_runs(name: str, config: ReportConfig) -> str:
+    return f"{name} ({len(config.repeats[name])} runs)" if name in config.repeats else name
+
+
+def _in_one_order(predictions: Sequence[Prediction]) -> list[Scored]:
+    plain = [one for one in predictions if one.control == NO_CONTROL]
+    return [one.scored for one in sorted(plain, key=lambda one: (one.benchmark, one.sample.id))]
 
 
 def _by_benchmark(predictions: Sequence[Prediction]) -> dict[str, list[Scored]]:
