@@ -20,33 +20,56 @@ stages:
   - name: phantoms
     kind: ingest
     source: phantom
-    train: {diagnosis: 300, presence: 300, mitoses: 300}
+    train: {diagnosis: 300, presence: 300, mitoses: 300, caption: 60}
     test: {diagnosis: 48, presence: 48, mitoses: 50}
 
   - {name: untrained, kind: init, samples: [phantoms], vocab_size: 1000}
 
+  - name: captions
+    kind: pretrain
+    samples: [phantoms]
+    model: {stage: untrained}
+    trainer: {max_steps: 12, save_steps: 4, logging_steps: 1, per_device_train_batch_size: 8}
+
   - name: sft
     kind: sft
     samples: [phantoms]
-    model: {stage: untrained}
+    model: {stage: captions}
+    tasks: {choice: 1, yes_no: 1, count: 1}
     trainer: {max_steps: 16, save_steps: 5, logging_steps: 1, per_device_train_batch_size: 8, learning_rate: 1.0e-3}
+
+  - name: dapo
+    kind: reinforce
+    samples: [phantoms]
+    model: {stage: sft}
+    tasks: {choice: 1, count: 1}
+    group_size: 4
+    max_new_tokens: 24
+    max_rounds: 2
+    filter_by: reward
+    trainer: {max_steps: 8, save_steps: 3, logging_steps: 1, per_device_train_batch_size: 16, learning_rate: 1.0e-4}
+
+  - {name: given, kind: export, model: {stage: dapo}}
 
   - name: after
     kind: evaluate
-    model: {stage: sft}
+    model: {stage: dapo}
     samples: [phantoms]
     benchmarks: [phantom_diagnosis_words, phantom_presence, phantom_mitoses]
     controls: [no_image, wrong_image]
     max_new_tokens: 48
     batch_size: 16
 
-  - {name: report, kind: report, stages: [sft, after], samples: [phantoms]}
+  - {name: report, kind: report, stages: [captions, sft, dapo, after], samples: [phantoms]}
 """
 # What must lie in the stage's partial folder before the kill, so that the kill falls into the middle of the work.
 UNDER_WAY = {
     "phantoms": "samples/*.parquet",
     "untrained": "",
+    "captions": "checkpoints/checkpoint-4/trainer_state.json",
     "sft": "checkpoints/checkpoint-5/trainer_state.json",
+    "dapo": "checkpoints/checkpoint-3/trainer_state.json",
+    "given": "",
     "after": "predictions.jsonl",
     "report": "",
 }
@@ -71,7 +94,7 @@ def kill_inside(folder: Path, stage: str) -> None:
         assert process.poll() is None, f"the run ended before it could be killed in {stage}"
         assert time.monotonic() < deadline, f"{stage} was not reached"
         time.sleep(0.01)
-    if stage == "sft":
+    if "checkpoint" in UNDER_WAY[stage]:
         time.sleep(0.5)  # into a step after the checkpoint
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

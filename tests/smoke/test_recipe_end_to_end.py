@@ -14,7 +14,7 @@ from pathloom.evaluate.generative import PREDICTIONS
 from pathloom.recipe import load_recipe
 from pathloom.run import PARTIAL
 from pathloom.stage import read_jsonl
-from pathloom.train import sft
+from pathloom.train.loop import FollowEpoch
 
 RECIPE = """
 name: micro
@@ -24,7 +24,7 @@ stages:
     kind: ingest
     source: phantom
     size_px: 64
-    train: {diagnosis: 6, presence: 4, structures: 2}
+    train: {diagnosis: 6, presence: 4, structures: 2, caption: 2}
     test: {diagnosis: 6, presence: 4, structures: 2}
 
   - {name: untrained, kind: init, samples: [phantoms], vocab_size: 600, max_pixels: 4096}
@@ -37,37 +37,56 @@ stages:
     max_new_tokens: 4
     num_resamples: 100
 
+  - name: captions
+    kind: pretrain
+    samples: [phantoms]
+    model: {stage: untrained}
+    trainable: [projector]
+    trainer: {max_steps: 1, per_device_train_batch_size: 2}
+
   - name: sft
     kind: sft
     samples: [phantoms]
-    model: {stage: untrained}
+    model: {stage: captions}
+    tasks: {choice: 2, yes_no: 2, boxes: 1}
     trainer: {max_steps: 3, save_steps: 1, logging_steps: 1, per_device_train_batch_size: 4, learning_rate: 1e-3}
+
+  - name: dapo
+    kind: reinforce
+    samples: [phantoms]
+    model: {stage: sft}
+    tasks: {choice: 1, boxes: 1}
+    group_size: 2
+    max_new_tokens: 4
+    max_rounds: 1
+    rewards: {boxes: {mean_iou: 1, format: 1}}
+    trainer: {max_steps: 2, logging_steps: 1, per_device_train_batch_size: 4}
 
   - name: after
     kind: evaluate
-    model: {stage: sft}
+    model: {stage: dapo}
     samples: [phantoms]
     benchmarks: [phantom_diagnosis, phantom_presence, phantom_structures]
     controls: [no_image, wrong_image, shuffled_options]
     max_new_tokens: 4
     num_resamples: 100
 
-  - {name: report, kind: report, stages: [before, sft, after], samples: [phantoms], num_examples: 2}
+  - {name: report, kind: report, stages: [before, sft, dapo, after], samples: [phantoms], num_examples: 2}
 """
 
-STAGES = ["phantoms", "untrained", "before", "sft", "after", "report"]
+STAGES = ["phantoms", "untrained", "before", "captions", "sft", "dapo", "after", "report"]
 
 # Killed from within, at the one moment that matters: a checkpoint is there, and the next step has begun.
 KILLED = """
 import os, signal, sys
 from pathloom.cli import main
-from pathloom.train import sft
+from pathloom.train.loop import FollowEpoch
 
 def on_step_begin(self, args, state, control, **kwargs):
-    if state.global_step == 2:
+    if state.global_step == 2 and state.max_steps == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
-sft._FollowEpoch.on_step_begin = on_step_begin
+FollowEpoch.on_step_begin = on_step_begin
 main(sys.argv[1:])
 """
 
@@ -122,8 +141,9 @@ def test_the_report_holds_every_number_with_its_bounds(workplace):
         "phantom_diagnosis",
         "phantom_presence",
     }
-    (loss,) = [curve for curve in report["curves"] if curve["name"] == "loss"]
-    assert loss["steps"] == [1, 2, 3]
+    curves = {(curve["stage"], curve["name"]): curve["steps"] for curve in report["curves"]}
+    assert curves["sft", "loss"] == [1, 2, 3]
+    assert curves["dapo", "reward"] == curves["dapo", "zero_variance_share"] == [1, 2]
 
 
 def test_the_second_run_does_nothing(workplace, capsys):
@@ -143,7 +163,7 @@ def test_an_answer_can_be_traced_back_to_its_source(workplace, capsys):
     assert main(["explain", "phantom/diagnosis/test/00002", "--runs", str(workplace / "runs")]) == 0
 
     chain = capsys.readouterr().out
-    assert "ingest.phantom v1: seed 0" in chain
+    assert "ingest.phantom v2: seed 0" in chain
     for stage in ("before-", "after-"):
         assert f"  {stage}" in chain
     assert "(shuffled_options)" in chain
@@ -163,12 +183,12 @@ def test_a_run_killed_in_the_middle_of_training_is_completed_by_the_same_command
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     runs = tmp_path / "runs"
     before = state_of(runs)
-    assert sorted(name.split("-")[0] for name in before) == ["before", "phantoms", "untrained"]
+    assert sorted(name.split("-")[0] for name in before) == ["before", "captions", "phantoms", "untrained"]
     (partial,) = (runs / PARTIAL).glob("sft-*")
     assert (partial / "checkpoints" / "checkpoint-2" / "trainer_state.json").is_file()
     steps = []
     monkeypatch.setattr(
-        sft._FollowEpoch,
+        FollowEpoch,
         "on_step_end",
         lambda self, args, state, control, **rest: steps.append(state.global_step),
     )
@@ -177,13 +197,13 @@ def test_a_run_killed_in_the_middle_of_training_is_completed_by_the_same_command
     assert main(command(tmp_path)) == 0
 
     said = capsys.readouterr().out
-    assert said.count("done before") == 3
+    assert said.count("done before") == 4
     assert steps == [3], "the steps of the killed run are not done again"
     after = state_of(runs)
     assert {name: after[name] for name in before} == before
     # It ends where the run that nobody killed ended: same keys, same weights, same answers.
     assert after.keys() == state_of(workplace / "runs").keys()
-    for stage, file in (("sft", "model.safetensors"), ("after", PREDICTIONS)):
+    for stage, file in (("sft", "model.safetensors"), ("dapo", "model.safetensors"), ("after", PREDICTIONS)):
         ours, theirs = (next(place.glob(f"{stage}-*")) / file for place in (runs, workplace / "runs"))
         assert ours.read_bytes() == theirs.read_bytes()
     assert len(read_jsonl(next(runs.glob("after-*")) / PREDICTIONS)) == 6 * 4 + 4 * 3 + 2 * 3

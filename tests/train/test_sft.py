@@ -377,3 +377,11 @@ def test_the_loss_on_a_cpu_is_the_same_when_only_labels_are_projected(inputs, mo
     by_hand = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     assert fused.loss.item() == pytest.approx(by_hand.item(), rel=1e-4)
     assert (fused.log_probs != 0).sum() == 10
+
+
+def test_a_recipe_may_set_another_picture_size_for_training_and_all_that_follows(inputs, tmp_path):
+    run_sft(config(max_pixels=56 * 56, trainer={**TRAINER, "max_steps": 1}), inputs, tmp_path)
+
+    assert read_card(tmp_path).max_pixels == 56 * 56
+    _, processor = load_model(str(tmp_path))
+    assert processor.image_processor.size["longest_edge"] == 56 * 56

@@ -54,7 +54,7 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=tuple(rows),
         comparisons=(
-            *_comparisons(measured, predictions),
+            *_comparisons(config, measured, predictions),
             *_comparisons_of_repeats(config, measured, predictions),
         ),
         curves=tuple(curve for name in config.stages for curve in _curves(name, inputs[name])),
@@ -72,10 +72,18 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
     return {"rows": len(rows), "examples": len(report.examples)}
 
 
-def _comparisons(stages: Sequence[str], predictions: Mapping[str, Sequence[Prediction]]) -> list[Comparison]:
-    """Each stage against every one before it, on the Samples that both answered without a control."""
+def _comparisons(
+    config: ReportConfig, stages: Sequence[str], predictions: Mapping[str, Sequence[Prediction]]
+) -> list[Comparison]:
+    """Each stage against every one before it, on the Samples that both answered without a control.
+
+    Repeats are not compared with each other one by one.
+    """
+    repeated = {stage for repeats in config.repeats.values() for stage in repeats}
     comparisons = []
     for before, after in itertools.combinations(stages, 2):
+        if {before, after} <= repeated:
+            continue
         old, new = _by_benchmark(predictions[before]), _by_benchmark(predictions[after])
         for name in old.keys() & new.keys():
             if {one.sample.id for one in old[name]} != {one.sample.id for one in new[name]}:
@@ -240,14 +248,15 @@ def _sources(samples: Any) -> list[str]:
 def terminal_summary(path: Path) -> str:
     """The primary numbers of a report.json as a small table for the terminal."""
     rows = [Row.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
-    lines = [
-        f"{'stage':<12} {'benchmark':<20} {'control':<17} {'metric':<18} {'value':>6}  95 % interval   chance    n"
-    ]
+    wide = {
+        name: max([len(name), *(len(getattr(row, name)) for row in rows if row.primary)])
+        for name in ("stage", "benchmark", "control", "metric")
+    }
+    heads = "  ".join(name.ljust(width) for name, width in wide.items())
+    lines = [f"{heads}   value  95 % interval  chance     n"]
     for row in rows:
         if row.primary:
+            names = "  ".join(getattr(row, name).ljust(width) for name, width in wide.items())
             chance = "     -" if row.chance is None else f"{row.chance:6.3f}"
-            lines.append(
-                f"{row.stage:<12} {row.benchmark:<20} {row.control:<17} {row.metric:<18} {row.value:6.3f}  "
-                f"{row.low:.3f} - {row.high:.3f}   {chance} {row.n:4d}"
-            )
+            lines.append(f"{names}  {row.value:6.3f}  {row.low:.3f} - {row.high:.3f}  {chance}  {row.n:4d}")
     return "\n".join(lines)
