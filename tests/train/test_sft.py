@@ -354,8 +354,8 @@ def test_pre_training_refuses_other_tasks():
         pretrain(tasks={"choice": 1})
 
 
-def test_the_loss_on_a_cpu_is_the_same_when_only_labels_are_projected(inputs, model_folder):
-    """TRL's private switch still means what loop.score_only_labels_on_cpu takes it for."""
+def test_the_loss_on_a_cpu_is_the_same_when_only_labels_are_projected(inputs, model_folder, monkeypatch):
+    """TRL's private switch still means what train/loop.py takes it for."""
     import trl.trainer.utils as trl_utils
 
     assert trl_utils._use_triton(torch.device("cpu"))
@@ -371,12 +371,20 @@ def test_the_loss_on_a_cpu_is_the_same_when_only_labels_are_projected(inputs, mo
     ids = torch.randint(20, 200, (2, 12), generator=torch.Generator().manual_seed(0))
     labels = ids.masked_fill(torch.arange(12) < 7, -100)
 
+    projected: list[int] = []
+    kernel = trl_utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        trl_utils._ChunkedLogProbFunction,
+        "apply",
+        noting(lambda hidden, *rest: projected.append(len(hidden)), kernel),
+    )
+
     fused = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True)
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
     by_hand = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     assert fused.loss.item() == pytest.approx(by_hand.item(), rel=1e-4)
-    assert (fused.log_probs != 0).sum() == 10
+    assert projected == [10], "two rows of five learnt tokens"
 
 
 def test_a_recipe_may_set_another_picture_size_for_training_and_all_that_follows(inputs, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pathloom.card import ModelCard, read_card, write_card
+from pathloom.card import read_card, write_card
 from pathloom.stage import ModelRef, StageConfig, UserError
 
 
@@ -38,5 +38,5 @@ def run_export(config: ExportConfig, inputs: Mapping[str, Path], out: Path) -> d
     model, processor = load_model(location, dtype=config.dtype)
     model.save_pretrained(out)
     processor.save_pretrained(out)
-    write_card(ModelCard(**{**dict(card), "name": config.title or config.name}), out)
+    write_card(card.model_copy(update={"name": config.title or config.name}), out)
     return {"weight_bytes": sum(path.stat().st_size for path in out.glob("*.safetensors"))}

@@ -94,6 +94,13 @@ class TrainConfig(StageConfig):
         """A changed task or model folder trains anew."""
         return f"{[(task.name, task.version) for task in TASKS]} {self.model.fingerprint()}"
 
+    def check(self) -> None:
+        """The trainer block against TRL's own config class, before the first stage runs."""
+        if self.trainer:
+            from pathloom.train.sft import check_sft
+
+            check_sft(self)
+
 
 class SftConfig(TrainConfig):
     """Entry of a recipe: supervised fine-tuning of a model on Samples."""
@@ -101,13 +108,6 @@ class SftConfig(TrainConfig):
     version: ClassVar[int] = 1
 
     kind: Literal["sft"]
-
-    def check(self) -> None:
-        """The trainer block against TRL's own config class, before the first stage runs."""
-        if self.trainer:
-            from pathloom.train.sft import check_sft
-
-            check_sft(self)
 
 
 class PretrainConfig(TrainConfig):
@@ -128,12 +128,6 @@ class PretrainConfig(TrainConfig):
         if set(weights) != {"caption"}:
             raise ValueError("pre-training learns captions; other tasks belong into an `sft` stage")
         return weights
-
-    def check(self) -> None:
-        if self.trainer:
-            from pathloom.train.sft import check_sft
-
-            check_sft(self)
 
 
 # Keys of TRL's GRPOConfig that `reinforce` sets, with the key of the stage that decides; "" for none.

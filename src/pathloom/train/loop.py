@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import trl.trainer.utils as trl_utils
 from peft import LoraConfig
 from tqdm import tqdm
 from transformers import (
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from pathloom import __version__
+from pathloom.benchmarks import training_templates
 from pathloom.card import CARD_FILE, ModelCard, write_card
 from pathloom.models.load import default_device, load_card, load_model
 from pathloom.schema import FOLD_PREFIX, Sample
@@ -71,26 +73,17 @@ def trainer_settings(config: TrainConfig, folder: Path) -> dict[str, Any]:
     }
 
 
-def score_only_labels_on_cpu() -> None:
-    """Let TRL's loss project only the tokens that are learnt, on a CPU too: there, all are projected by default.
+def _scores_only_labels(device: Any) -> bool:
+    """Whether TRL's loss projects only the tokens that are learnt: on a CPU too, where TRL projects all of them.
 
-    TRL decides by `_use_triton` in `trl.trainer.utils`, whose only other reader is the kernel's own module. The loss is
-    the same number; a step of the nano model takes 0.4 of the time (docs/log.md). A test holds both facts.
+    The loss is the same number. With a vocabulary of 4,096 and a tenth of the tokens learnt, a step of the nano model
+    takes about 0.4 of the time (docs/log.md).
     """
-    import trl.trainer.utils as trl_utils
-
-    original = trl_utils._use_triton
-    if getattr(original, "scores_only_labels", False):
-        return
-
-    def scores_only_labels(device: Any) -> bool:
-        return device.type == "cpu" or bool(original(device))
-
-    scores_only_labels.scores_only_labels = True  # type: ignore[attr-defined]
-    trl_utils._use_triton = scores_only_labels
+    return device.type == "cpu" or bool(_with_triton(device))
 
 
-score_only_labels_on_cpu()
+_with_triton = trl_utils._use_triton  # read by the loss in that module; the kernel reads its own copy
+trl_utils._use_triton = _scores_only_labels
 
 
 class ResumesWholeModels:
@@ -167,7 +160,7 @@ def load_trainable(config: TrainConfig, base: str) -> tuple[Any, Any]:
 
 
 def module_of(parameter_name: str) -> str:
-    """ "vision", "projector" or "language" for a parameter's name in the Qwen-VL classes.
+    """The one of MODULES that a parameter of the Qwen-VL classes belongs to, by its name.
 
     The projector is the merger at the end of the vision tower and, in Qwen3-VL, the mergers of its deep features.
     """
@@ -193,7 +186,6 @@ def finish(
     training: Sequence[Sample],
     out: Path,
     curve: Mapping[str, str],
-    templates: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Any]:
     """Save the model folder: weights, processor, curve, then the card; checkpoints go. Returns counts.
 
@@ -209,7 +201,7 @@ def finish(
         (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; the manifest holds the same settings
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-        write_card(_card(config, base, trainer.processing_class, training, num_parameters, templates), out)
+        write_card(_card(config, base, trainer.processing_class, training, num_parameters), out)
     return {"trained_on": len(training), "steps": trainer.state.global_step, "modules": trained}
 
 
@@ -228,8 +220,8 @@ class FollowEpoch(TrainerCallback):
 class Progress(TrainerCallback):
     """One bar for the run, with the latest value of one logged number."""
 
-    def __init__(self, name: str, shown: str = "loss") -> None:
-        self.name = name
+    def __init__(self, config: TrainConfig, out: Path, shown: str = "loss") -> None:
+        self.name = f"{config.name} {out.name}" if out.name.startswith(FOLD_PREFIX) else config.name
         self.shown = shown
 
     def on_train_begin(
@@ -316,7 +308,6 @@ def _card(
     processor: Any,
     training: Sequence[Sample],
     num_parameters: int,
-    templates: Mapping[str, tuple[str, ...]],
 ) -> ModelCard:
     card = load_card(base)
     size = processor.image_processor.size  # areas in pixels, for both Qwen families
@@ -327,7 +318,7 @@ def _card(
         base=card.name if card else base,
         style=config.style,
         tasks=tasks,
-        templates=dict(templates),
+        templates={task: tuple(template.name for template in training_templates(task)) for task in tasks},
         min_pixels=size["shortest_edge"],
         max_pixels=size["longest_edge"],
         mpp_range=(min(mpps), max(mpps)) if mpps else None,

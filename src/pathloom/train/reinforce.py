@@ -17,7 +17,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from pathloom.benchmarks import training_templates
 from pathloom.schema import Sample
 from pathloom.stage import UserError, write_json
 from pathloom.tasks import find_task
@@ -90,10 +89,8 @@ def train_one(config: ReinforceConfig, training: Sequence[Sample], base: str, ou
     trainer = build_trainer(config, training, base, out)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
     trainer.processing_class = trainer.processor_to_save
-    tasks = sorted({sample.task for sample in training})
-    templates = {task: tuple(template.name for template in training_templates(task)) for task in tasks}
     curve = {**CURVE, **{f"reward_{part}": f"reward_{part}" for part in trainer.parts}}
-    return finish(trainer, config, base, training, out, curve, templates)
+    return finish(trainer, config, base, training, out, curve)
 
 
 def build_trainer(
@@ -108,9 +105,13 @@ def build_trainer(
                 f"name the tasks to learn: {', '.join(known) or 'the samples have none'}"
             )
     model, processor = load_trainable(config, base)
-    name = f"{config.name} {out.name}" if out.name.startswith("fold") else config.name
     trainer = ReinforceTrainer(
-        config, training, model, processor, _arguments(config, out / CHECKPOINTS), [Progress(name, "reward")]
+        config,
+        training,
+        model,
+        processor,
+        _arguments(config, out / CHECKPOINTS),
+        [Progress(config, out, "reward")],
     )
     quiet(trainer)
     return trainer

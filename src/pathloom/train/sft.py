@@ -11,7 +11,6 @@ from datasets import Dataset
 from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
-from pathloom.benchmarks import training_templates
 from pathloom.schema import Sample
 from pathloom.train.config import PretrainConfig, SftConfig, TrainConfig
 from pathloom.train.loop import (
@@ -52,18 +51,11 @@ def train_one(config: TrainConfig, training: Sequence[Sample], base: str, out: P
         train_dataset=Dataset.from_dict({"row": list(range(len(training)))}).with_transform(rows),
         processing_class=processor,
         peft_config=lora_config(config),
-        callbacks=[
-            FollowEpoch(rows),
-            Progress(f"{config.name} {out.name}" if out.name.startswith("fold") else config.name),
-        ],
+        callbacks=[FollowEpoch(rows), Progress(config, out)],
     )
     quiet(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
-    templates = {
-        task: tuple(template.name for template in training_templates(task))
-        for task in sorted({sample.task for sample in training})
-    }
-    return finish(trainer, config, base, training, out, CURVE, templates)
+    return finish(trainer, config, base, training, out, CURVE)
 
 
 class SupervisedTrainer(ResumesWholeModels, SFTTrainer):
