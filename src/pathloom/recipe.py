@@ -19,11 +19,12 @@ from pathloom.ingest import SOURCES
 from pathloom.models.export import ExportConfig
 from pathloom.models.init import InitConfig
 from pathloom.stage import StageConfig, UserError
-from pathloom.train.config import PretrainConfig, ReinforceConfig, SftConfig
+from pathloom.train.config import PretrainConfig, ReinforceConfig, SftConfig, VisionConfig
 
 KINDS: Mapping[str, type[StageConfig]] = {
     "init": InitConfig,
     "export": ExportConfig,
+    "vision": VisionConfig,
     "pretrain": PretrainConfig,
     "sft": SftConfig,
     "reinforce": ReinforceConfig,

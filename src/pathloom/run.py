@@ -48,6 +48,12 @@ def _export(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any
     return run_export(config, inputs, out)
 
 
+def _vision(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.train.vision import run_vision
+
+    return run_vision(config, inputs, out)
+
+
 def _sft(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     from pathloom.train.sft import run_sft
 
@@ -82,6 +88,7 @@ RUNNERS: Mapping[str, StageRunner] = {
     "ingest": _ingest,
     "init": _init,
     "export": _export,
+    "vision": _vision,
     "pretrain": _sft,
     "sft": _sft,
     "reinforce": _reinforce,

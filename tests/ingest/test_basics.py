@@ -184,6 +184,9 @@ def test_the_wording_does_not_give_the_answer_away():
     boxes = Counter((strata(s)["wording"], len(s.regions)) for s in asked("boxes", "test", 64))
     assert len(boxes) == 2 * 4
     assert set(boxes.values()) == {8}
+    shapes = Counter((strata(s)["wording"], len(s.regions)) for s in asked("all_shapes", "test", 80))
+    assert set(shapes) == set(product(("seen", "unseen"), range(1, 6)))
+    assert set(shapes.values()) == {8}
 
 
 # What was drawn
@@ -251,11 +254,24 @@ def test_counts_yes_and_no_and_boxes_are_those_of_the_shapes_that_the_question_m
             assert sample.answer == ("yes" if right else "no")
         else:
             assert [region.box_px for region in sample.regions] == [shape.box_px for shape in right]
-            assert [region.label for region in sample.regions] == [shape.name for shape in right]
+            assert [region.label for region in sample.regions] == [
+                f"{shape.size} {shape.name}" for shape in right
+            ]
             assert right
         if name in ("count", "is_there"):
             numbers = re.findall(r"\d+", sample.reasoning or "")
             assert [int(number) for number in numbers] == [*range(1, len(right) + 1), len(right)]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_shape_is_boxed_and_labelled_with_its_size_colour_and_kind(split, monkeypatch):
+    for pair in drawn_with("all_shapes", split, 40, monkeypatch):
+        sample, shapes = pair[0], scene_of(pair).shapes
+        assert [(region.box_px, region.label) for region in sample.regions] == [
+            (shape.box_px, f"{shape.size} {shape.colour} {shape.kind}") for shape in shapes
+        ]
+        assert said_places(sample) == [place(shape.box_px, SIDE_PX) for shape in shapes]
+        assert not letters(sample.question) & {*SIZES, *COLOURS, *KINDS}
 
 
 def test_a_question_about_a_shape_is_answered_by_what_was_drawn(monkeypatch):
@@ -313,6 +329,9 @@ def test_a_caption_tells_all_that_was_drawn(monkeypatch):
             for shape in scene.shapes
         ]
         assert sample.answer == " ".join([*places, f"The background is {scene.background}."])
+    for pair in drawn_with("one_shape", "train", 24, monkeypatch):
+        (shape,) = scene_of(pair).shapes
+        assert pair[0].answer == f"{shape.size.capitalize()} {shape.name} {place(shape.box_px, SIDE_PX)}."
     for sample, field in drawn_with("marks_caption", "train", 24, monkeypatch):
         assert isinstance(field, Field)
         told = (field.density, field.colour, field.marks, field.arrangement, field.direction)

@@ -20,15 +20,21 @@ stages:
   - name: phantoms
     kind: ingest
     source: phantom
-    train: {diagnosis: 300, presence: 300, mitoses: 300, caption: 60}
+    train: {diagnosis: 300, presence: 300, mitoses: 300, structures: 100, caption: 60}
     test: {diagnosis: 48, presence: 48, mitoses: 50}
 
   - {name: untrained, kind: init, samples: [phantoms], vocab_size: 1000}
 
+  - name: tower
+    kind: vision
+    samples: [phantoms]
+    model: {stage: untrained}
+    trainer: {max_steps: 60, save_steps: 10, logging_steps: 1, per_device_train_batch_size: 8}
+
   - name: captions
     kind: pretrain
     samples: [phantoms]
-    model: {stage: untrained}
+    model: {stage: tower}
     trainer: {max_steps: 12, save_steps: 4, logging_steps: 1, per_device_train_batch_size: 8}
 
   - name: sft
@@ -60,12 +66,13 @@ stages:
     max_new_tokens: 48
     batch_size: 16
 
-  - {name: report, kind: report, stages: [captions, sft, dapo, after], samples: [phantoms]}
+  - {name: report, kind: report, stages: [tower, captions, sft, dapo, after], samples: [phantoms]}
 """
 # What must lie in the stage's partial folder before the kill, so that the kill falls into the middle of the work.
 UNDER_WAY = {
     "phantoms": "samples/*.parquet",
     "untrained": "",
+    "tower": "checkpoints/checkpoint-10/trainer_state.json",
     "captions": "checkpoints/checkpoint-4/trainer_state.json",
     "sft": "checkpoints/checkpoint-5/trainer_state.json",
     "dapo": "checkpoints/checkpoint-3/trainer_state.json",

@@ -37,10 +37,16 @@ stages:
     max_new_tokens: 4
     num_resamples: 100
 
+  - name: tower
+    kind: vision
+    samples: [phantoms]
+    model: {stage: untrained}
+    trainer: {max_steps: 2, logging_steps: 1, per_device_train_batch_size: 2}
+
   - name: captions
     kind: pretrain
     samples: [phantoms]
-    model: {stage: untrained}
+    model: {stage: tower}
     trainable: [projector]
     trainer: {max_steps: 1, per_device_train_batch_size: 2}
 
@@ -71,10 +77,10 @@ stages:
     max_new_tokens: 4
     num_resamples: 100
 
-  - {name: report, kind: report, stages: [before, sft, dapo, after], samples: [phantoms], num_examples: 2}
+  - {name: report, kind: report, stages: [before, tower, sft, dapo, after], samples: [phantoms], num_examples: 2}
 """
 
-STAGES = ["phantoms", "untrained", "before", "captions", "sft", "dapo", "after", "report"]
+STAGES = ["phantoms", "untrained", "before", "tower", "captions", "sft", "dapo", "after", "report"]
 
 # Killed from within, at the one moment that matters: a checkpoint is there, and the next step has begun.
 KILLED = """
@@ -142,6 +148,7 @@ def test_the_report_holds_every_number_with_its_bounds(workplace):
         "phantom_presence",
     }
     curves = {(curve["stage"], curve["name"]): curve["steps"] for curve in report["curves"]}
+    assert curves["tower", "loss"] == [1, 2]
     assert curves["sft", "loss"] == [1, 2, 3]
     assert curves["dapo", "reward"] == curves["dapo", "zero_variance_share"] == [1, 2]
 
@@ -183,7 +190,7 @@ def test_a_run_killed_in_the_middle_of_training_is_completed_by_the_same_command
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     runs = tmp_path / "runs"
     before = state_of(runs)
-    assert sorted(name.split("-")[0] for name in before) == ["before", "captions", "phantoms", "untrained"]
+    assert [name.split("-")[0] for name in before] == ["before", "captions", "phantoms", "tower", "untrained"]
     (partial,) = (runs / PARTIAL).glob("sft-*")
     assert (partial / "checkpoints" / "checkpoint-2" / "trainer_state.json").is_file()
     steps = []
@@ -197,7 +204,7 @@ def test_a_run_killed_in_the_middle_of_training_is_completed_by_the_same_command
     assert main(command(tmp_path)) == 0
 
     said = capsys.readouterr().out
-    assert said.count("done before") == 4
+    assert said.count("done before") == 5
     assert steps == [3], "the steps of the killed run are not done again"
     after = state_of(runs)
     assert {name: after[name] for name in before} == before

@@ -354,7 +354,9 @@ def test_pre_training_refuses_other_tasks():
         pretrain(tasks={"choice": 1})
 
 
-def test_the_loss_on_a_cpu_is_the_same_when_only_labels_are_projected(inputs, model_folder, monkeypatch):
+def test_the_loss_on_a_cpu_is_the_same_when_only_labels_are_projected(
+    inputs, model_folder, monkeypatch, tmp_path
+):
     """TRL's private switch still means what train/loop.py takes it for."""
     import trl.trainer.utils as trl_utils
 
@@ -362,7 +364,7 @@ def test_the_loss_on_a_cpu_is_the_same_when_only_labels_are_projected(inputs, mo
     model, processor = load_model(str(model_folder), dtype="float32")
     sft.SupervisedTrainer(
         model=model,
-        args=sft._arguments(config(), Path("unused")),
+        args=sft.sft_arguments(config(), tmp_path),
         train_dataset=Dataset.from_dict({"row": [0]}).with_transform(
             Rows(list(read_samples(inputs["phantoms"]))[:1], "cot", augment=False, seed=0)
         ),

@@ -167,7 +167,7 @@ def _boxed(words: str, meant: list[Shape], size_px: int) -> Fields:
     places = ", ".join(place(shape.box_px, size_px) for shape in meant)
     return {
         "what": words,
-        "regions": tuple(Region(box_px=shape.box_px, label=shape.name) for shape in meant),
+        "regions": tuple(Region(box_px=shape.box_px, label=f"{shape.size} {shape.name}") for shape in meant),
         "reasoning": sentences(f"Seen at {places}"),
     }
 
@@ -178,11 +178,25 @@ def ask_one_box(deal: Deal) -> tuple[Drawn, Fields]:
     return Drawn(scene.pixels_rgb), _boxed(scene.shapes[0].name, list(scene.shapes), deal.size_px)
 
 
+def ask_all_shapes(deal: Deal) -> tuple[Drawn, Fields]:
+    """One to five shapes, alike or not; each box is labelled with size, colour and kind."""
+    names = [
+        (str(deal.rng.choice(KINDS)), str(deal.rng.choice(list(COLOURS)))) for _ in range(1 + deal.index % 5)
+    ]
+    scene = draw_scene(deal.seed(), size_px=deal.size_px, names=names)
+    return Drawn(scene.pixels_rgb), _boxed("", list(scene.shapes), deal.size_px)
+
+
 def ask_boxes(deal: Deal) -> tuple[Drawn, Fields]:
     # shifted after each round, so that the number of boxes does not go with the wording
     wanted = 1 + (deal.index // 2 + deal.index // 8) % 4
     scene, words, meant = _scene_with(deal, wanted, int(deal.rng.integers(0, 3)))
     return Drawn(scene.pixels_rgb), {**_boxed(words, meant, deal.size_px), "strata": _kind_stratum(deal)}
+
+
+def ask_one_shape(deal: Deal) -> tuple[Drawn, Fields]:
+    scene = draw_scene(deal.seed(), size_px=deal.size_px, names=_different(deal.rng, 1))
+    return Drawn(scene.pixels_rgb), {"answer": sentences(*_observations(scene, deal.size_px))}
 
 
 def ask_scene_caption(deal: Deal) -> tuple[Drawn, Fields]:

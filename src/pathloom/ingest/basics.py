@@ -8,6 +8,7 @@ training only: it has the same hundred words everywhere.
 from typing import ClassVar, Literal
 
 from pathloom.ingest.basic_shapes import (
+    ask_all_shapes,
     ask_background,
     ask_boxes,
     ask_count,
@@ -16,6 +17,7 @@ from pathloom.ingest.basic_shapes import (
     ask_marks,
     ask_marks_caption,
     ask_one_box,
+    ask_one_shape,
     ask_scene_caption,
     ask_shape,
 )
@@ -30,12 +32,36 @@ from pathloom.ingest.basic_words import (
 from pathloom.ingest.drawn import DrawnConfig, Question
 from pathloom.ingest.source import Source
 
-_CHOICE_SEEN = (
-    "It is {what}. Which option is it?",
+# Every fact with every question, so that finding the answer does not hang on a wording.
+_FACTS = (
+    "It is {what}.",
     "The answer is {what}.",
-    "We see {what}. What do we see?",
-    "This shows {what}. Which option is shown?",
-    "Someone found {what} here. What was found?",
+    "We see {what}.",
+    "This shows {what}.",
+    "Someone found {what} here.",
+    "Here is {what}.",
+    "There is {what} in it.",
+    "{what} is here.",
+    "They say it is {what}.",
+    "What you see is {what}.",
+    "I think of {what}.",
+    "It looks like {what} to me.",
+)
+_ASKED = (
+    "Which option is it?",
+    "What do we see?",
+    "Which option is shown?",
+    "What was found?",
+    "What is it?",
+    "Which is right?",
+    "Which of these is it?",
+    "",
+)
+_IS_IT = ("Is this {other}?", "Do we see {other}?", "Is {other} the answer?", "Is {other} shown?")
+_WHAT_IS_IT = ("What is it?", "What was found?", "What do we see?", "What is here?")
+_CHOICE_SEEN = (
+    *(f"{fact} {asked}".strip() for fact in _FACTS for asked in _ASKED),
+    *(f"{asked} {fact}" for fact in _FACTS for asked in _ASKED if asked),
     "What is {what}?",
 )
 _CHOICE_UNSEEN = (
@@ -59,9 +85,8 @@ QUESTIONS: tuple[Question, ...] = (
         "match",
         "yes_no",
         (
-            "This is {what}. Is this {other}?",
-            "We see {what}. Do we see {other}?",
-            "Is {other} the answer? It is {what}.",
+            *(f"{fact} {asked}" for fact in _FACTS for asked in _IS_IT),
+            *(f"{asked} {fact}" for fact in _FACTS for asked in _IS_IT),
         ),
         ("It is {what}. Is it {other}?", "This is {what}. Do we see {other}?"),
         ask_match,
@@ -69,11 +94,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "copy",
         "short_answer",
-        (
-            "This is {what}. What is it?",
-            "Someone found {what} here. What was found?",
-            "We see {what}. What do we see?",
-        ),
+        tuple(f"{fact} {asked}" for fact in _FACTS for asked in _WHAT_IS_IT),
         ("What we see here is {what}. What is this?", "What was found? Someone found {what}."),
         ask_copy,
     ),
@@ -131,6 +152,20 @@ QUESTIONS: tuple[Question, ...] = (
         ask_boxes,
     ),
     Question(
+        "all_shapes",
+        "boxes",
+        ("Find each shape.", "Where is each shape?", "Mark every shape."),
+        ("Where is every shape?", "Mark each shape of this image."),
+        ask_all_shapes,
+    ),
+    Question(
+        "one_shape",
+        "caption",
+        ("Describe this shape.",),
+        ("This shape is what?",),
+        ask_one_shape,
+    ),
+    Question(
         "scene_caption",
         "caption",
         ("Describe this image.",),
@@ -161,7 +196,7 @@ QUESTIONS: tuple[Question, ...] = (
 class BasicsConfig(DrawnConfig):
     """Entry of a recipe: how many training and test Samples each kind of question gets."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     family: ClassVar[str] = "basics"
     questions: ClassVar[tuple[Question, ...]] = QUESTIONS
 

@@ -19,7 +19,7 @@ from pathloom.tasks.task import SYSTEM_PROMPTS, Style
 class InitConfig(StageConfig):
     """Entry of a recipe: `{name: untrained, kind: init, preset: qwen2.5-vl-nano, samples: [phantoms]}`."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     kind: Literal["init"]
     preset: str = "qwen2.5-vl-nano"
@@ -68,7 +68,7 @@ def run_init(config: InitConfig, inputs: Mapping[str, Path], out: Path) -> dict[
     )
     card = ModelCard(
         name=config.name,
-        base=f"{preset.name} (random weights, seed {config.seed})",
+        base=f"{preset.name} (random weights with wired induction heads, seed {config.seed})",
         style=config.style,
         min_pixels=preset.min_pixels,
         max_pixels=config.max_pixels,

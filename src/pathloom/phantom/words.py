@@ -130,16 +130,16 @@ def made_up_word(rng: np.random.Generator, *, held_out: bool) -> str:
 
 
 def pick_words(rng: np.random.Generator, count: int, *, held_out: bool) -> list[str]:
-    """`count` different words. In training: half plain, a quarter terms, a quarter made up. Held out: half and half."""
+    """`count` different words: in training two fifths plain, a fifth terms, the rest made up; else half and half."""
     words: list[str] = []
     while len(words) < count:
         chance = rng.random()
-        if chance < (0.5 if held_out else 0.25):
+        if chance < (0.5 if held_out else 0.4):
             word = made_up_word(rng, held_out=held_out)
         elif held_out:
             word = HELD_OUT_GENERAL[int(rng.integers(len(HELD_OUT_GENERAL)))]
         else:
-            pool = PATHOLOGY if chance < 0.5 else GENERAL
+            pool = PATHOLOGY if chance < 0.6 else GENERAL
             word = pool[int(rng.integers(len(pool)))]
         if word not in words:
             words.append(word)

@@ -130,6 +130,36 @@ class PretrainConfig(TrainConfig):
         return weights
 
 
+class VisionConfig(TrainConfig):
+    """Entry of a recipe: the vision tower and the projector alone, on the labelled boxes of Samples.
+
+    For models from random weights, before captions: each visual token learns which words and which box its place has.
+    """
+
+    version: ClassVar[int] = 1
+
+    kind: Literal["vision"]
+    tasks: dict[str, float] = Field(default={"boxes": 1.0}, description="boxes only")
+    trainable: tuple[Module, ...] = Field(default=("vision", "projector"), description="these two")
+
+    @field_validator("lora")
+    @classmethod
+    def _no_adapters(cls, lora: LoraSettings | None) -> LoraSettings | None:
+        if lora is not None:
+            raise ValueError("a `vision` stage trains the vision tower and the projector, whole; remove it")
+        return lora
+
+    @model_validator(mode="after")
+    def _boxes_and_tower_only(self) -> "VisionConfig":
+        if set(self.tasks) != {"boxes"}:
+            raise ValueError("tasks: the tower learns boxes; other tasks belong into an `sft` stage")
+        if set(self.trainable) != {"vision", "projector"}:
+            raise ValueError("trainable: a `vision` stage trains the vision tower and the projector, whole")
+        if self.augment:
+            raise ValueError("augment: boxes do not turn with their picture; remove it")
+        return self
+
+
 # Keys of TRL's GRPOConfig that `reinforce` sets, with the key of the stage that decides; "" for none.
 _OWNED_BY_REINFORCE = {
     "loss_type": "algorithm",

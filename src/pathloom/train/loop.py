@@ -150,6 +150,7 @@ def load_trainable(config: TrainConfig, base: str) -> tuple[Any, Any]:
 
     Full training keeps the weights in float32 (bf16 autocast on a GPU): AdamW loses small steps on bf16 weights.
     """
+    load_card(base)  # a folder that has none is refused now, not after the training
     frozen_in_bf16 = config.lora is not None and default_device().type != "cpu"
     model, processor = load_model(base, dtype="bfloat16" if frozen_in_bf16 else "float32")
     if config.max_pixels is not None:

@@ -34,7 +34,7 @@ CURVE = {"loss": "loss", "mean_token_accuracy": "token_accuracy", "learning_rate
 
 def check_sft(config: TrainConfig) -> None:
     """Raise UserError for a `trainer` block that TRL's SFTConfig does not take."""
-    check_trainer_block(config, TrlSftConfig, lambda folder: _arguments(config, folder))
+    check_trainer_block(config, TrlSftConfig, lambda folder: sft_arguments(config, folder))
 
 
 def run_sft(config: SftConfig | PretrainConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def train_one(config: TrainConfig, training: Sequence[Sample], base: str, out: P
     rows = Rows(training, config.style, augment=config.augment, seed=config.seed)
     trainer = SupervisedTrainer(
         model=model,
-        args=_arguments(config, out / CHECKPOINTS),
+        args=sft_arguments(config, out / CHECKPOINTS),
         train_dataset=Dataset.from_dict({"row": list(range(len(training)))}).with_transform(rows),
         processing_class=processor,
         peft_config=lora_config(config),
@@ -62,6 +62,6 @@ class SupervisedTrainer(ResumesWholeModels, SFTTrainer):
     """TRL's trainer, whose checkpoints of a whole model come back when a run is resumed."""
 
 
-def _arguments(config: TrainConfig, folder: Path) -> TrlSftConfig:
+def sft_arguments(config: TrainConfig, folder: Path) -> TrlSftConfig:
     # truncation would cut a picture's tokens in two
     return TrlSftConfig(**{**trainer_settings(config, folder), "max_length": None})

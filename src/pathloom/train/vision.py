@@ -1,0 +1,177 @@
+"""Stage `vision`: the vision tower and the projector learn what lies where, before a language model has to read it.
+
+Each visual token is asked by a linear head, which is thrown away afterwards, for the words of the region that it shows
+and for that region's box. Hundreds of answers a picture, and none of them through a language model: a small tower from
+random weights learns from a few thousand pictures what captions alone do not teach it in many times as long
+(docs/log.md).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Trainer
+
+from pathloom.images import load_pixels
+from pathloom.schema import Image, Region, Sample
+from pathloom.stage import UserError
+from pathloom.train.config import VisionConfig
+from pathloom.train.loop import (
+    CHECKPOINTS,
+    Progress,
+    finish,
+    last_whole_checkpoint,
+    load_trainable,
+    quiet,
+    run_by_fold,
+)
+from pathloom.train.sft import sft_arguments
+
+CURVE = {"loss": "loss", "learning_rate": "learning_rate"}
+LEAST_SHARE = 0.1
+"""Share of a token's cell that a region's box must cover to be what the token shows; our choice."""
+BOX_WEIGHT = 4.0
+"""Of the boxes' loss beside the words', so that both fall together; our choice."""
+
+
+def run_vision(config: VisionConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    """Train one model into `out`, or one a fold into `out`/fold-k. Returns counts for the manifest."""
+    return run_by_fold(config, inputs, out, train_tower)
+
+
+def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out: Path) -> dict[str, Any]:
+    model, processor = load_trainable(config, base)
+    pictures = [
+        (image, [region for region in sample.regions if region.image == index])
+        for sample in training
+        for index, image in enumerate(sample.images)
+    ]
+    batches = Batches(processor.image_processor, label_words(pictures, config.name))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        tower = Tower(model, batches)
+    trainer = Trainer(
+        model=tower,
+        args=sft_arguments(config, out / CHECKPOINTS),
+        train_dataset=pictures,
+        data_collator=batches,
+        processing_class=processor,
+        callbacks=[Progress(config, out)],
+    )
+    quiet(trainer)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
+    trainer.model = model  # without the head
+    return finish(trainer, config, base, training, out, CURVE)
+
+
+Picture = tuple[Image, list[Region]]
+
+
+def label_words(pictures: Sequence[Picture], stage: str) -> dict[str, float]:
+    """Word of the regions' labels, in lower case -> share of the regions that bear it."""
+    labels = [_words(region) for _, regions in pictures for region in regions]
+    if not any(labels):
+        raise UserError(f"{stage}: no region of the training Samples has a label, so there is nothing to see")
+    return {
+        word: sum(word in label for label in labels) / len(labels) for word in sorted(set().union(*labels))
+    }
+
+
+def _words(region: Region) -> set[str]:
+    return set((region.label or "").lower().split())
+
+
+@dataclass
+class Batches:
+    """The collator: pictures and regions in; patches, and for each visual token its words, its box and whether
+    it shows a region, out.
+    """
+
+    image_processor: Any
+    words: Mapping[str, float]
+
+    def __call__(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        pixels = [load_pixels(image) for image, _ in pictures]
+        batch = self.image_processor(images=pixels, return_tensors="pt")
+        merge = self.image_processor.merge_size
+        targets = [
+            region_targets(
+                regions, picture.size, (int(rows) // merge, int(columns) // merge), list(self.words)
+            )
+            for (_, regions), picture, (_, rows, columns) in zip(
+                pictures, pixels, batch["image_grid_thw"], strict=True
+            )
+        ]
+        words, boxes, shows = (torch.cat(parts) for parts in zip(*targets, strict=True))
+        return {**batch, "words": words, "boxes": boxes, "shows": shows}
+
+
+def region_targets(
+    regions: Sequence[Region], size_px: tuple[int, int], grid: tuple[int, int], words: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the visual tokens of one picture show, in reading order, where `size_px` is (width, height) of the picture
+    and `grid` its (rows, columns) of tokens.
+
+    words [tokens, words] 0 or 1, boxes [tokens, 4] as shares of width and height, shows [tokens] bool. Of several
+    regions a token shows the one that covers most of it.
+    """
+    rows, columns = grid
+    width_px, height_px = size_px
+    cell = torch.tensor([width_px / columns, height_px / rows])
+    corners = torch.stack(
+        [torch.arange(columns).repeat(rows), torch.arange(rows).repeat_interleave(columns)], dim=1
+    )
+    low = corners * cell  # [tokens, 2]
+    is_word = torch.zeros(rows * columns, len(words))
+    boxes = torch.zeros(rows * columns, 4)
+    most = torch.full((rows * columns,), LEAST_SHARE)
+    for region in regions:
+        box = torch.tensor(region.box_px)
+        sides = (torch.minimum(box[2:], low + cell) - torch.maximum(box[:2], low)).clamp(min=0)
+        share = sides.prod(dim=1) / cell.prod()
+        covers = share > most
+        most = torch.where(covers, share, most)
+        said = _words(region)
+        is_word[covers] = torch.tensor([float(word in said) for word in words])
+        boxes[covers] = box / torch.tensor([width_px, height_px, width_px, height_px])
+    return is_word, boxes, most > LEAST_SHARE
+
+
+class Tower(nn.Module):
+    """The vision tower and projector of a Qwen-VL model with the head that asks them."""
+
+    def __init__(self, model: Any, batches: Batches) -> None:
+        super().__init__()
+        self.visual = model.model.visual
+        width = model.config.vision_config.out_hidden_size
+        self.norm = nn.LayerNorm(width)
+        self.words = nn.Linear(width, len(batches.words))
+        self.box = nn.Linear(width, 4)
+        with torch.no_grad():  # start at how common each word is, as nearly all targets are zero
+            self.words.bias.copy_(torch.tensor(list(batches.words.values())).clamp(1e-4, 0.99).logit())
+
+    def activation_checkpointing_enable(self, **settings: Any) -> None:
+        """The trainer calls this where `activation_checkpointing` is set, as it is by default on a GPU."""
+        self.visual.activation_checkpointing_enable(**settings)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        image_grid_thw: Tensor,
+        words: Tensor,
+        boxes: Tensor,
+        shows: Tensor,
+    ) -> dict[str, Tensor]:
+        """Loss: cross-entropy of the words, summed over words, plus that of the boxes of tokens that show one."""
+        output = self.visual(pixel_values, grid_thw=image_grid_thw)
+        seen = self.norm(sum(getattr(output, "deepstack_features", ()), output.pooler_output))
+        loss = functional.binary_cross_entropy_with_logits(self.words(seen), words, reduction="none")
+        loss = loss.sum(dim=1).mean()
+        if shows.any():
+            error = functional.smooth_l1_loss(self.box(seen[shows]), boxes[shows], beta=0.05)
+            loss = loss + BOX_WEIGHT * error
+        return {"loss": loss}

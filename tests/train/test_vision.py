@@ -1,0 +1,445 @@
+"""Stage `vision`: each visual token is asked for what lies at its place, and the tower alone learns from it."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from tests.fixtures import FAMILIES, make_image, make_sample
+
+from pathloom.card import read_card
+from pathloom.images import encode_png
+from pathloom.models.load import load_model
+from pathloom.schema import Box, Image, Region
+from pathloom.stage import UserError, read_jsonl
+from pathloom.store import read_samples, write_samples
+from pathloom.train.config import VisionConfig
+from pathloom.train.loop import TRAINING_LOG, Progress, load_trainable, module_of
+from pathloom.train.vision import LEAST_SHARE, Batches, label_words, region_targets, run_vision
+
+STEPS = 4
+TRAINER = {
+    "max_steps": STEPS,
+    "save_steps": 1,
+    "logging_steps": 1,
+    "per_device_train_batch_size": 2,
+    "learning_rate": 1e-3,
+}
+LARGEST = 448 * 448
+
+
+def config(**fields: Any) -> VisionConfig:
+    given = {
+        "name": "tower",
+        "kind": "vision",
+        "samples": ("phantoms",),
+        "model": {"stage": "untrained"},
+        "trainer": TRAINER,
+    }
+    return VisionConfig.model_validate({**given, **fields})
+
+
+class Stopped(BaseException):
+    """Stands for a kill: nothing in the code catches it."""
+
+
+@pytest.fixture
+def inputs(phantom_folder: Path, model_folder: Path) -> dict[str, Path]:
+    return {"phantoms": phantom_folder, "untrained": model_folder}
+
+
+@pytest.fixture(scope="module")
+def trained(
+    phantom_folder: Path, model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Family -> an uninterrupted run: its folder and its counts."""
+    runs = {}
+    for family in FAMILIES:
+        out = tmp_path_factory.mktemp(f"trained_{family}")
+        inputs = {"phantoms": phantom_folder, "untrained": model_folders[family]}
+        runs[family] = (out, run_vision(config(), inputs, out))
+    return runs
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+# What a token shows
+
+
+def shown(
+    regions: Sequence[tuple[Box, str | None]],
+    *,
+    size_px: tuple[int, int] = (20, 20),
+    grid: tuple[int, int] = (2, 2),
+    words: Sequence[str] = ("red", "blue"),
+) -> tuple[list[list[float]], list[list[float]], list[bool]]:
+    """Words, boxes and shows of each token; unless given, four tokens of 10 x 10 px."""
+    found = region_targets([Region(box_px=box, label=label) for box, label in regions], size_px, grid, words)
+    is_word, boxes, shows = (part.tolist() for part in found)
+    return is_word, [[round(side, 4) for side in box] for box in boxes], shows
+
+
+def test_tokens_go_row_by_row_from_the_upper_left():
+    # 30 x 20 px in 2 rows and 3 columns: the last token of the first row is the third
+    is_word, boxes, shows = shown([((20, 0, 30, 10), "red")], size_px=(30, 20), grid=(2, 3))
+
+    assert shows == [False, False, True, False, False, False]
+    assert is_word[2] == [1, 0]
+    assert boxes[2] == [0.6667, 0, 1, 0.5]
+    assert boxes[3] == [0, 0, 0, 0]
+
+
+def test_cells_of_a_picture_that_is_not_square_are_its_sides_by_columns_and_rows():
+    # 40 x 30 px in 3 rows and 2 columns: cells of 20 x 10 px, and the lower right one is the last
+    _, boxes, shows = shown([((20, 20, 40, 30), "red")], size_px=(40, 30), grid=(3, 2))
+
+    assert shows == [False] * 5 + [True]
+    assert boxes[5] == [0.5, 0.6667, 1, 1]
+
+
+def test_every_token_that_a_region_covers_shows_the_whole_of_its_box():
+    is_word, boxes, shows = shown([((0, 5, 20, 10), "blue")])
+
+    assert shows == [True, True, False, False]
+    assert boxes[0] == boxes[1] == [0, 0.25, 1, 0.5]
+    assert is_word == [[0, 1], [0, 1], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_token_shows_the_region_that_covers_most_of_it_whatever_their_order(turned):
+    regions: list[tuple[Box, str | None]] = [((0, 0, 10, 4), "red"), ((0, 4, 10, 20), "blue")]
+    if turned:
+        regions.reverse()
+
+    is_word, boxes, _ = shown(regions)
+
+    assert is_word[0] == [0, 1], "0.6 of the first token is blue and 0.4 red"
+    assert boxes[0] == [0, 0.2, 0.5, 1]
+
+
+@pytest.mark.parametrize(("width_px", "covers"), [(0.9, False), (1.1, True)])
+def test_a_region_that_covers_too_little_of_a_token_is_not_shown_there(width_px, covers):
+    assert LEAST_SHARE == 0.1
+
+    is_word, boxes, shows = shown([((10 - width_px, 0, 20, 10), "red")])
+
+    assert shows == [covers, True, False, False]
+    assert is_word[0] == [float(covers), 0]
+    assert any(boxes[0]) == covers
+
+
+def test_labels_are_words_in_lower_case():
+    is_word, _, _ = shown([((0, 0, 10, 10), "Small  RED ring")], words=("red", "ring", "small", "small red"))
+
+    assert is_word[0] == [1, 1, 1, 0]
+
+
+def test_a_region_without_a_label_still_gives_its_box():
+    is_word, boxes, shows = shown([((0, 0, 10, 10), None)])
+
+    assert shows[0]
+    assert is_word[0] == [0, 0]
+    assert boxes[0] == [0, 0, 0.5, 0.5]
+
+
+def test_without_regions_no_token_shows_anything():
+    is_word, boxes, shows = shown([])
+
+    assert not any(shows)
+    assert is_word == [[0, 0]] * 4
+    assert boxes == [[0, 0, 0, 0]] * 4
+
+
+def test_words_come_with_the_share_of_regions_that_bear_them():
+    regions = [Region(box_px=(0, 0, 1, 1), label=label) for label in ("Red ring", "red", None, "ring ring")]
+    picture = make_sample().images[0]
+
+    assert label_words([(picture, regions[:1]), (picture, regions[1:])], "tower") == {"red": 0.5, "ring": 0.5}
+
+
+# The order of tokens
+
+
+def lit(grid: tuple[int, int], token: int, cell_px: int) -> tuple[Image, list[Region]]:
+    """A black picture with one white cell, framed by a region, or with none for token -1."""
+    rows, columns = grid
+    pixels = np.zeros((rows * cell_px, columns * cell_px, 3), dtype=np.uint8)
+    regions = []
+    if token >= 0:
+        x, y = token % columns * cell_px, token // columns * cell_px
+        pixels[y : y + cell_px, x : x + cell_px] = 255
+        regions = [Region(box_px=(x, y, x + cell_px, y + cell_px), label="white")]
+    image = Image(
+        path="lit.png",
+        data=encode_png(PILImage.fromarray(pixels)),
+        width_px=columns * cell_px,
+        height_px=rows * cell_px,
+    )
+    return image, regions
+
+
+@pytest.fixture(params=FAMILIES)
+def eyes(request: pytest.FixtureRequest, model_folders) -> tuple[Any, Batches, int]:
+    """The untrained tower of a family, its collator and the side of a token's cell in pixels."""
+    model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folders[request.param]))
+    of_pictures = processor.image_processor
+    return (
+        model.model.visual,
+        Batches(of_pictures, {"white": 1.0}),
+        of_pictures.patch_size * of_pictures.merge_size,
+    )
+
+
+GRID = (5, 6)
+"""More cells than a window of Qwen2.5-VL's attention holds, as windows change the order inside the tower."""
+TOKENS = GRID[0] * GRID[1]
+
+
+def test_targets_stand_in_the_order_of_the_patches(eyes):
+    _, batches, cell_px = eyes
+    grids_and_tokens = [((2, 3), 4), (GRID, 17), ((4, 2), 1), (GRID, 6)]
+
+    batch = batches([lit(grid, token, cell_px) for grid, token in grids_and_tokens])
+
+    patches_a_token = batches.image_processor.merge_size**2
+    bright = batch["pixel_values"].mean(dim=1).view(-1, patches_a_token) > 0
+    assert torch.equal(bright, batch["shows"][:, None].expand_as(bright))
+    assert batch["shows"].nonzero().flatten().tolist() == [4, 6 + 17, 6 + TOKENS + 1, 6 + TOKENS + 8 + 6]
+
+
+def test_targets_stand_in_the_order_of_the_towers_tokens(eyes):
+    visual, batches, cell_px = eyes
+    batch = batches([lit(GRID, token, cell_px) for token in range(-1, TOKENS)])
+
+    with torch.no_grad():
+        output = visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
+
+    assert torch.equal(batch["shows"].view(-1, TOKENS)[1:], torch.eye(TOKENS, dtype=torch.bool))
+    for features in (output.pooler_output, *getattr(output, "deepstack_features", ())):
+        dark, *ones = features.view(TOKENS + 1, TOKENS, -1)
+        changed_most = [int((one - dark).norm(dim=-1).argmax()) for one in ones]
+        assert changed_most == list(range(TOKENS))
+
+
+# Runs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tower_and_its_mergers_learn_and_the_language_model_stays_bitwise(trained, model_folders, family):
+    out, counts = trained[family]
+    before, after = weights(model_folders[family]), weights(out)
+
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {module_of(name) for name in changed} == {"vision", "projector"}
+    mergers = {name for name in before if "merger" in name and name.endswith("weight")}
+    assert any("deepstack" in name for name in mergers) == (family == "qwen3_vl")
+    assert mergers <= changed
+    assert [of["trainable"] > 0 for of in counts["modules"].values()] == [True, True, False]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_leaves_a_plain_model_folder(trained, model_folders, family):
+    out, counts = trained[family]
+
+    assert (counts["trained_on"], counts["steps"]) == (4, STEPS)
+    model, processor = load_model(str(out))
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert processor.chat_template == load_model(str(model_folders[family]))[1].chat_template
+    assert {path.name for path in out.iterdir()} == {
+        TRAINING_LOG,
+        *(path.name for path in model_folders[family].iterdir()),
+    }
+    log = read_jsonl(out / TRAINING_LOG)
+    assert [line["step"] for line in log] == [1, 2, 3, 4]
+    assert all(line["loss"] > 0 for line in log)
+    card = read_card(out)
+    assert (card.tasks, card.trained_on, card.base) == (("boxes",), ("phantom_structures",), "untrained")
+    assert card.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("stopped_after", [2, STEPS], ids=["in the middle", "after the last step"])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    trained, inputs, tmp_path, monkeypatch, stopped_after
+):
+    def on_save(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == stopped_after:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_save", on_save)
+        with pytest.raises(Stopped):
+            run_vision(config(), inputs, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    steps: list[int] = []
+    monkeypatch.setattr(
+        Progress, "on_step_end", lambda self, args, state, control, **rest: steps.append(state.global_step)
+    )
+
+    counts = run_vision(config(), inputs, tmp_path)
+
+    whole, whole_counts = trained["qwen2_5_vl"]
+    assert steps == list(range(stopped_after + 1, STEPS + 1))
+    assert counts == whole_counts
+    assert same_weights(tmp_path, whole)
+    assert read_jsonl(tmp_path / TRAINING_LOG) == read_jsonl(whole / TRAINING_LOG)
+
+
+def test_a_run_depends_on_its_seed_and_not_on_what_was_drawn_before(trained, inputs, tmp_path):
+    for name in ("same", "other"):
+        (tmp_path / name).mkdir()
+    torch.manual_seed(7)
+
+    run_vision(config(), inputs, tmp_path / "same")
+    run_vision(config(seed=1), inputs, tmp_path / "other")
+
+    assert same_weights(tmp_path / "same", trained["qwen2_5_vl"][0])
+    assert not same_weights(tmp_path / "other", trained["qwen2_5_vl"][0])
+
+
+def test_the_settings_of_a_gpu_train_the_same_model(inputs, trained, tmp_path):
+    """Recomputed activations and bf16 autocast, which trainer_settings sets where there is a GPU."""
+    for name, on_gpu in (("recomputed", {"activation_checkpointing": True}), ("bf16", {"bf16": True})):
+        (tmp_path / name).mkdir()
+        run_vision(config(trainer={**TRAINER, **on_gpu}), inputs, tmp_path / name)
+
+    whole = trained["qwen2_5_vl"][0]
+    assert same_weights(tmp_path / "recomputed", whole)
+    assert not same_weights(tmp_path / "bf16", whole)
+    losses = [read_jsonl(folder / TRAINING_LOG)[-1]["loss"] for folder in (tmp_path / "bf16", whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+
+
+def write_coloured(folder: Path, count: int) -> float:
+    """Write `count` Samples of 56 x 56 px, each quarter red, blue or bare. Gives a bound for the loss without seeing.
+
+    It is the entropy of the words; what is lost on boxes comes on top.
+    """
+    rng = np.random.default_rng(0)
+    samples = []
+    for index, quarters in enumerate(rng.permutation(np.arange(4 * count) % 3).reshape(count, 4)):
+        pixels = np.full((56, 56, 3), 128, dtype=np.uint8)
+        regions = []
+        for quarter, number in enumerate(quarters):
+            if number < 2:
+                x, y, name = quarter % 2 * 28, quarter // 2 * 28, list(COLOURS)[number]
+                pixels[y : y + 28, x : x + 28] = COLOURS[name]
+                regions.append(Region(box_px=(x, y, x + 28, y + 28), label=name))
+        picture = Image(path="q.png", data=encode_png(PILImage.fromarray(pixels)), width_px=56, height_px=56)
+        samples.append(make_sample(f"q{index}", task="boxes", images=(picture,), regions=tuple(regions)))
+    write_samples(samples, folder)
+    return 2 * -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
+
+
+def test_the_tower_learns_to_see_what_it_is_shown(inputs, tmp_path):
+    blind = write_coloured(tmp_path / "coloured", 12)
+    out = tmp_path / "out"
+    out.mkdir()
+    trainer = {**TRAINER, "max_steps": 40, "per_device_train_batch_size": 12, "save_steps": 100}
+
+    run_vision(config(trainer=trainer), {**inputs, "phantoms": tmp_path / "coloured"}, out)
+
+    losses = [line["loss"] for line in read_jsonl(out / TRAINING_LOG)]
+    assert losses[0] > blind
+    assert losses[-1] < 0.8 * blind
+
+
+def test_each_picture_of_a_sample_has_its_own_regions(inputs, tmp_path):
+    """Two pictures in one Sample teach what they teach in two Samples."""
+    upper, lower = (
+        Region(box_px=(0, 0, 24, 8), label="upper", image=0),
+        Region(box_px=(0, 8, 24, 16), label="lower", image=0),
+    )
+    pictures = [make_image(seed) for seed in (0, 1)]
+    apart = [
+        make_sample(f"s{index}", task="boxes", images=(picture,), regions=(region,))
+        for index, (picture, region) in enumerate(zip(pictures, (upper, lower), strict=True))
+    ]
+    together = make_sample(
+        "s",
+        task="boxes",
+        images=tuple(pictures),
+        regions=(lower.model_copy(update={"image": 1}), upper),
+    )
+    for name, samples in (("apart", apart), ("together", [together])):
+        write_samples(samples, tmp_path / name)
+        (tmp_path / f"{name}_out").mkdir()
+        run_vision(config(), {**inputs, "phantoms": tmp_path / name}, tmp_path / f"{name}_out")
+
+    assert same_weights(tmp_path / "apart_out", tmp_path / "together_out")
+
+
+def test_each_fold_has_its_own_model(inputs, tmp_path):
+    boxes = [sample for sample in read_samples(inputs["phantoms"]) if sample.task == "boxes"]
+    folds = [
+        sample.model_copy(update={"split": f"fold-{index % 2}"}) for index, sample in enumerate(boxes[:6])
+    ]
+    write_samples(folds, tmp_path / "folds")
+    out = tmp_path / "out"
+    out.mkdir()
+
+    counts = run_vision(config(), {**inputs, "phantoms": tmp_path / "folds"}, out)
+
+    assert counts == {"folds": {"fold-0": 3, "fold-1": 3}}
+    assert {path.name for path in out.iterdir()} == {"fold-0", "fold-1"}
+    assert read_card(out / "fold-1").num_train_samples == 3
+    assert not same_weights(out / "fold-0", out / "fold-1")
+
+
+# What is refused
+
+
+def test_samples_without_a_labelled_region_are_refused_by_the_stage(inputs, tmp_path):
+    regions = (Region(box_px=(0, 0, 8, 8)), Region(box_px=(0, 0, 8, 8), label=" "))
+    write_samples([make_sample("a", task="boxes", regions=regions)], tmp_path / "unlabelled")
+
+    with pytest.raises(UserError, match="tower: no region of the training Samples has a label"):
+        run_vision(config(), {**inputs, "phantoms": tmp_path / "unlabelled"}, tmp_path)
+
+
+def test_samples_without_boxes_are_refused_by_the_stage(inputs, tmp_path):
+    write_samples([make_sample("a")], tmp_path / "questions")
+
+    with pytest.raises(UserError, match="tower: phantoms hold no training Sample of the tasks asked for"):
+        run_vision(config(), {**inputs, "phantoms": tmp_path / "questions"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tasks": {"boxes": 1, "caption": 1}}, "tasks: the tower learns boxes"),
+        ({"tasks": {}}, "tasks: the tower learns boxes"),
+        ({"trainable": ["projector"]}, "trainable: a `vision` stage trains"),
+        (
+            {"trainable": ["vision", "projector", "language"]},
+            "trainable: a `vision` stage trains",
+        ),
+        ({"lora": {"r": 4}}, r"lora\n.*a `vision` stage trains .* whole; remove it"),
+        ({"augment": True}, "augment: boxes do not turn"),
+        ({"trainer": {"seed": 3}}, "seed is set by the stage"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_when_the_recipe_is_read(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        config(**fields)
+
+
+def test_a_trainer_block_is_checked_before_the_first_stage():
+    with pytest.raises(UserError, match=r"tower.trainer.learning_rat: .* did you mean 'learning_rate'"):
+        config(trainer={"learning_rat": 1e-3}).check()
