@@ -40,8 +40,7 @@ from pathloom.tasks.parsing import normalise
 from pathloom.tasks.task import SYSTEM_PROMPTS
 
 SIDE_PX = 56
-HELD_OUT_WORD_QUESTIONS = ("word_choice", "phrase_choice", "lookup", "match", "copy")
-WORD_QUESTIONS = ("easy_choice", *HELD_OUT_WORD_QUESTIONS)
+WORD_QUESTIONS = ("word_choice", "phrase_choice", "lookup", "match", "copy")
 PICTURE_QUESTIONS = tuple(question.name for question in QUESTIONS if question.name not in WORD_QUESTIONS)
 CHOICE_QUESTIONS = tuple(question.name for question in QUESTIONS if question.task == "choice")
 YES_NO_QUESTIONS = ("match", "is_shape", "is_there")
@@ -131,7 +130,7 @@ def test_no_word_of_a_test_occurs_in_a_wording_a_template_or_a_system_prompt():
     assert {word for word in fixed if can_be_asked_in_a_test(word)} == set()
 
 
-@pytest.mark.parametrize("name", HELD_OUT_WORD_QUESTIONS)
+@pytest.mark.parametrize("name", WORD_QUESTIONS)
 def test_a_test_question_about_words_uses_held_out_words_only(name):
     question = next(question for question in QUESTIONS if question.name == name)
     fixed = letters(re.sub(r"\{\w+\}", "", " ".join((*question.seen, *question.unseen))))
@@ -264,11 +263,12 @@ def test_counts_yes_and_no_and_boxes_are_those_of_the_shapes_that_the_question_m
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_every_shape_is_boxed_and_labelled_with_its_size_colour_and_kind(split, monkeypatch):
+def test_every_shape_is_boxed_and_labelled_with_its_size_colour_kind_and_place(split, monkeypatch):
     for pair in drawn_with("all_shapes", split, 40, monkeypatch):
         sample, shapes = pair[0], scene_of(pair).shapes
         assert [(region.box_px, region.label) for region in sample.regions] == [
-            (shape.box_px, f"{shape.size} {shape.colour} {shape.kind}") for shape in shapes
+            (shape.box_px, f"{shape.size} {shape.colour} {shape.kind} {place(shape.box_px, SIDE_PX)}")
+            for shape in shapes
         ]
         assert said_places(sample) == [place(shape.box_px, SIDE_PX) for shape in shapes]
         assert not letters(sample.question) & {*SIZES, *COLOURS, *KINDS}
@@ -441,11 +441,11 @@ def test_questions_about_words_are_answered_by_their_text():
         assert (sample.answer == "yes") == (sample.finding == sample.asked_finding)
         assert str(sample.finding) in sample.question
         assert str(sample.asked_finding) in sample.question
-    for name in ("easy_choice", "word_choice", "phrase_choice", "copy"):
+    for name in ("word_choice", "phrase_choice", "copy"):
         for sample in (*of(training(), name), *of(held_out(), name)):
             assert re.search(rf"\b{sample.answer}\b", sample.question)
             assert sample.reasoning == f"This is {sample.answer}."
-            assert 1 <= len(sample.answer.split()) <= (1 if name in ("easy_choice", "word_choice") else 3)
+            assert 1 <= len(sample.answer.split()) <= (1 if name == "word_choice" else 3)
 
 
 def test_no_two_options_are_alike():
@@ -574,7 +574,7 @@ def test_what_is_counted_is_numbered_and_the_last_number_is_how_many():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"train": {"shapes": 3}}, "no basics question 'shapes'; known: easy_choice, word_choice"),
+        ({"train": {"shapes": 3}}, "no basics question 'shapes'; known: word_choice, phrase_choice"),
         ({"test": {"diagnosis": 3}}, "no basics question 'diagnosis'"),
         ({"test": {"count": -1}}, "count: a number of Samples is not negative"),
         ({"size_px": 55}, "size_px"),

@@ -21,7 +21,15 @@ from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
 from pathloom.train.config import VisionConfig
 from pathloom.train.loop import TRAINING_LOG, Progress, load_trainable, module_of
-from pathloom.train.vision import LEAST_SHARE, Batches, label_words, region_targets, run_vision
+from pathloom.train.vision import (
+    LEAST_SHARE,
+    Batches,
+    label_words,
+    projectors,
+    region_targets,
+    run_vision,
+    speak,
+)
 
 STEPS = 4
 TRAINER = {
@@ -232,6 +240,45 @@ def test_targets_stand_in_the_order_of_the_towers_tokens(eyes):
         dark, *ones = features.view(TOKENS + 1, TOKENS, -1)
         changed_most = [int((one - dark).norm(dim=-1).argmax()) for one in ones]
         assert changed_most == list(range(TOKENS))
+
+
+# In words
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_after_speaking_a_token_is_near_the_embeddings_of_the_words_that_it_shows(model_folders, family):
+    model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folders[family]))
+    cell_px = processor.image_processor.patch_size * processor.image_processor.merge_size
+    batches = Batches(processor.image_processor, {"red": 0.5, "white": 0.5})
+    pictures = [lit((2, 3), token, cell_px) for token in range(-1, 6)]
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    speak(model, processor.tokenizer, batches, pictures)
+
+    batch = batches(pictures)
+    with torch.no_grad():
+        seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+    embeddings = model.get_input_embeddings().weight.detach()
+    red, white = (
+        embeddings[processor.tokenizer.encode(f" {word}")].mean(dim=0) - embeddings.mean(dim=0)
+        for word in batches.words
+    )
+    said = torch.linalg.lstsq(
+        torch.stack([red, white]).T, (seen - embeddings.mean(dim=0)).T
+    ).solution  # [words, tokens]
+    assert said[1, batch["shows"]].min() > 0.7 > 0.3 > said[1, ~batch["shows"]].max()
+    assert said[0].abs().max() < 0.1, "nothing is red"
+    changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert len(changed) == 2 * len(projectors(model))
+    assert {module_of(name) for name in changed} == {"projector"}
+
+
+def test_a_run_that_speaks_differs_in_the_projector_alone(inputs, trained, tmp_path):
+    run_vision(config(speak=True), inputs, tmp_path)
+
+    spoken, silent = weights(tmp_path), weights(trained["qwen2_5_vl"][0])
+    changed = {name for name in silent if not torch.equal(spoken[name], silent[name])}
+    assert changed == {"visual.merger.mlp.2.weight", "visual.merger.mlp.2.bias"}
 
 
 # Runs

@@ -179,12 +179,14 @@ def ask_one_box(deal: Deal) -> tuple[Drawn, Fields]:
 
 
 def ask_all_shapes(deal: Deal) -> tuple[Drawn, Fields]:
-    """One to five shapes, alike or not; each box is labelled with size, colour and kind."""
+    """One to five shapes, alike or not; each box is labelled with size, colour, kind and place."""
     names = [
         (str(deal.rng.choice(KINDS)), str(deal.rng.choice(list(COLOURS)))) for _ in range(1 + deal.index % 5)
     ]
     scene = draw_scene(deal.seed(), size_px=deal.size_px, names=names)
-    return Drawn(scene.pixels_rgb), _boxed("", list(scene.shapes), deal.size_px)
+    described = zip(scene.shapes, _observations(scene, deal.size_px), strict=True)
+    regions = tuple(Region(box_px=shape.box_px, label=words.lower()) for shape, words in described)
+    return Drawn(scene.pixels_rgb), {**_boxed("", list(scene.shapes), deal.size_px), "regions": regions}
 
 
 def ask_boxes(deal: Deal) -> tuple[Drawn, Fields]:

@@ -1,13 +1,7 @@
 """Questions without pictures: an option's letter, a comparison, a copy. Each `ask_` function makes one."""
 
 from pathloom.ingest.drawn import Deal, Fields, Rng, sentences
-from pathloom.phantom.words import EASY, pick_words
-
-
-def ask_easy_choice(deal: Deal) -> tuple[None, Fields]:
-    """Two to four options out of a hundred words: where learning to copy and to bind starts."""
-    options = [str(word) for word in deal.rng.permutation(EASY)[: 2 + deal.index % 3]]
-    return None, _choose(options, deal)
+from pathloom.phantom.words import pick_words
 
 
 def ask_word_choice(deal: Deal) -> tuple[None, Fields]:

@@ -1,8 +1,7 @@
 """Source `basics`: words, plain shapes and fields of marks, for the skills that every later training stands on.
 
 Nothing in it is pathology. Test questions use words that training never holds (`words.is_held_out`), and half of the
-counting and yes/no questions about pictures show kinds of shape that are never drawn for training. `easy_choice` is for
-training only: it has the same hundred words everywhere.
+counting and yes/no questions about pictures show kinds of shape that are never drawn for training.
 """
 
 from typing import ClassVar, Literal
@@ -23,7 +22,6 @@ from pathloom.ingest.basic_shapes import (
 )
 from pathloom.ingest.basic_words import (
     ask_copy,
-    ask_easy_choice,
     ask_lookup,
     ask_match,
     ask_phrase_choice,
@@ -71,7 +69,6 @@ _CHOICE_UNSEEN = (
 )
 
 QUESTIONS: tuple[Question, ...] = (
-    Question("easy_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_easy_choice),
     Question("word_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_word_choice),
     Question("phrase_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_phrase_choice),
     Question(
@@ -196,7 +193,7 @@ QUESTIONS: tuple[Question, ...] = (
 class BasicsConfig(DrawnConfig):
     """Entry of a recipe: how many training and test Samples each kind of question gets."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     family: ClassVar[str] = "basics"
     questions: ClassVar[tuple[Question, ...]] = QUESTIONS
 

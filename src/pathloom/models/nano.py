@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from pathloom.models.presets import Preset
-from pathloom.models.wiring import wire_induction, wire_numbers
+from pathloom.models.wiring import Marks, wire_induction, wire_numbers
 
 # Qwen's special tokens, in Qwen's order; the ids follow the small vocabulary's.
 SPECIAL_TOKENS = (
@@ -47,6 +47,8 @@ SPECIAL_TOKENS = (
 )
 # Single tokens, so that a model of a few million parameters need not learn to spell the answer format.
 ANSWER_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+LETTERS = "ABCDEFGH"
+"""Option letters that a nano model is wired for."""
 MAX_NUMBER = 1000
 """Largest whole number that can be one token: box coordinates count from 0 to 1000."""
 # Words with their leading space, single digits, punctuation one by one: an option letter is always one token.
@@ -98,6 +100,14 @@ def number_ids(tokenizer: PreTrainedTokenizerFast) -> dict[int, int]:
     vocabulary = tokenizer.get_vocab()
     ids = {number: vocabulary.get(str(number)) for number in range(MAX_NUMBER + 1)}
     return {} if None in ids.values() else ids
+
+
+def marks(tokenizer: PreTrainedTokenizerFast) -> Marks:
+    """What wiring needs to know of a tokenizer of `train_tokenizer`."""
+    letters, line_break, answer = (
+        [int(tokenizer.encode(text)[0]) for text in texts] for texts in (LETTERS, "\n", ["<answer>"])
+    )
+    return Marks(tuple(letters), line_break[0], answer[0])
 
 
 def _pre_tokenizer(pattern: str) -> Any:
@@ -198,7 +208,7 @@ def build_model(
         numbers = number_ids(tokenizer) if tokenizer is not None else {}
         if numbers:
             wire_numbers(model, numbers)
-        wire_induction(model)
+        wire_induction(model, marks(tokenizer) if tokenizer is not None else None)
     model.generation_config.eos_token_id = getattr(config.text_config, "eos_token_id", None)
     model.generation_config.pad_token_id = getattr(config.text_config, "pad_token_id", None)
     return model

@@ -66,7 +66,11 @@ PRESETS: tuple[Preset, ...] = (
         text={
             **_NANO_TEXT,
             # head_dim 32: the three sections of the rotary embedding add up to half of it.
-            "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10_000.0},
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [4, 6, 6],
+                "rope_theta": 1_000_000.0,
+            },
         },
         vision={
             "depth": 4,
@@ -94,7 +98,7 @@ PRESETS: tuple[Preset, ...] = (
                 "rope_type": "default",
                 "mrope_section": [4, 6, 6],
                 "mrope_interleaved": True,
-                "rope_theta": 10_000.0,
+                "rope_theta": 1_000_000.0,
             },
         },
         vision={

@@ -110,8 +110,6 @@ def _split(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 GENERAL, HELD_OUT_GENERAL = _split(_GENERAL)
-EASY = GENERAL[::9]
-"""A hundred words: on so few a small model starts to copy and to bind within minutes, on a thousand it does not."""
 PATHOLOGY = tuple(sorted(set(_PATHOLOGY.split()) - set(HELD_OUT_GENERAL)))
 """Terms as words only: no picture and no fact goes with them. None is held out, and none is a held-out word."""
 

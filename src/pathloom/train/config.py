@@ -141,6 +141,10 @@ class VisionConfig(TrainConfig):
     kind: Literal["vision"]
     tasks: dict[str, float] = Field(default={"boxes": 1.0}, description="boxes only")
     trainable: tuple[Module, ...] = Field(default=("vision", "projector"), description="these two")
+    speak: bool = Field(
+        default=False,
+        description="at the end, make visual tokens the sum of the language model's embeddings of the words they show",
+    )
 
     @field_validator("lora")
     @classmethod

@@ -34,6 +34,10 @@ from pathloom.train.sft import sft_arguments
 CURVE = {"loss": "loss", "learning_rate": "learning_rate"}
 LEAST_SHARE = 0.1
 """Share of a token's cell that a region's box must cover to be what the token shows; our choice."""
+_NUM_FITTED = 1000
+_FITTED_AT_ONCE = 50
+_RIDGE = 1e-3
+"""Of the mean square of an input; our choice."""
 BOX_WEIGHT = 4.0
 """Of the boxes' loss beside the words', so that both fall together; our choice."""
 
@@ -65,6 +69,8 @@ def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out
     quiet(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
     trainer.model = model  # without the head
+    if config.speak:
+        speak(model, processor.tokenizer, batches, pictures[:_NUM_FITTED])
     return finish(trainer, config, base, training, out, CURVE)
 
 
@@ -139,6 +145,66 @@ def region_targets(
         is_word[covers] = torch.tensor([float(word in said) for word in words])
         boxes[covers] = box / torch.tensor([width_px, height_px, width_px, height_px])
     return is_word, boxes, most > LEAST_SHARE
+
+
+@torch.no_grad()
+def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Picture]) -> None:
+    """Refit the projector's last layer so that a visual token is the sum of the embeddings of the words that it shows.
+
+    A language model that has learnt to copy and to compare words can then do so with what it sees. Ridge regression on
+    `pictures` in closed form, from the layer's inputs to the embeddings; what the layer gave before, which holds the
+    boxes, is added in the directions that the words leave free, with the length of one embedding.
+    """
+    model.eval()
+    embeddings = model.get_input_embeddings().weight
+    mean = embeddings.mean(dim=0)
+    length = (embeddings - mean).norm(dim=1).mean()
+    said = torch.stack(  # [words, width]
+        [
+            embeddings[tokenizer.encode(f" {word}", add_special_tokens=False)].mean(dim=0)
+            for word in batches.words
+        ]
+    )
+    layers = [projector_layer(merger) for merger in projectors(model)]
+    seen: dict[nn.Linear, list[Tensor]] = {layer: [] for layer in layers}
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, given: seen[layer].append(given[0])) for layer in layers
+    ]
+    shown = []
+    for start in range(0, len(pictures), _FITTED_AT_ONCE):
+        batch = batches(pictures[start : start + _FITTED_AT_ONCE])
+        model.model.visual(
+            batch["pixel_values"].to(model.device), grid_thw=batch["image_grid_thw"].to(model.device)
+        )
+        shown.append(batch["words"].to(model.device))
+    for hook in hooks:
+        hook.remove()
+    words = torch.linalg.qr((said - mean).T)[0]  # [width, words], a basis of what the words span
+    for layer, given in seen.items():
+        inputs = torch.cat(given).float()
+        centre = inputs.mean(dim=0)
+        weight = layer.weight - words @ (words.T @ layer.weight)
+        weight *= length / functional.linear(inputs - centre, weight).norm(dim=1).mean()
+        bias = -weight @ centre
+        if layer is layers[0]:
+            targets = torch.cat(shown) @ (said - mean)  # [tokens, width]
+            inputs -= centre
+            gram = inputs.T @ inputs
+            ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+            fitted = torch.linalg.solve(gram + ridge, inputs.T @ (targets - targets.mean(dim=0))).T
+            weight += fitted
+            bias += mean + targets.mean(dim=0) - fitted @ centre
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+
+
+def projectors(model: Any) -> list[nn.Module]:
+    """The merger at the end of the vision tower, then those of Qwen3-VL's deep features."""
+    return [model.model.visual.merger, *getattr(model.model.visual, "deepstack_merger_list", ())]
+
+
+def projector_layer(merger: Any) -> nn.Linear:
+    return merger.linear_fc2 if hasattr(merger, "linear_fc2") else merger.mlp[-1]
 
 
 class Tower(nn.Module):
