@@ -54,7 +54,7 @@ def ask_lookup(deal: Deal) -> tuple[None, Fields]:
         "choices": tuple(str(value) for value in deal.rng.permutation(values)),
         "answer": values[asked],
         "finding": values[asked],
-        "reasoning": sentences(f"The {names[asked]} is {values[asked]}", f"This is {values[asked]}"),
+        "reasoning": sentences(f"This is {values[asked]}"),
     }
 
 
