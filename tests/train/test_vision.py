@@ -16,6 +16,8 @@ from tests.fixtures import FAMILIES, make_image, make_sample
 from pathloom.card import read_card
 from pathloom.images import encode_png
 from pathloom.models.load import load_model
+from pathloom.models.nano import build_config, build_model, build_processor, number_ids, train_tokenizer
+from pathloom.models.presets import find_preset
 from pathloom.schema import Box, Image, Region
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
@@ -28,6 +30,7 @@ from pathloom.train.vision import (
     projectors,
     region_targets,
     run_vision,
+    side_embeddings,
     speak,
 )
 
@@ -271,6 +274,41 @@ def test_after_speaking_a_token_is_near_the_embeddings_of_the_words_that_it_show
     changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
     assert len(changed) == 2 * len(projectors(model))
     assert {module_of(name) for name in changed} == {"projector"}
+
+
+def test_after_speaking_the_sides_of_a_box_are_read_off_as_numbers():
+    preset = find_preset("qwen3-vl-nano")  # whose tower knows places before any training
+    tokenizer = train_tokenizer(["a red ring", "a white ring"], 1500, number_tokens=True)
+    processor = build_processor(preset, tokenizer, max_pixels=LARGEST)
+    model = build_model(preset, build_config(preset, tokenizer), 0, tokenizer)
+    batches = Batches(processor.image_processor, {"white": 0.5})
+    pictures = [lit((3, 4), token, 32) for token in range(12)]
+
+    speak(model, tokenizer, batches, pictures)
+
+    batch = batches(pictures)
+    with torch.no_grad():
+        seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+    embeddings = model.get_input_embeddings().weight.detach()
+    said = embeddings[tokenizer.encode(" white")].mean(dim=0) - embeddings.mean(dim=0)
+    sides = side_embeddings(embeddings, number_ids(tokenizer), said[None])
+    assert len(sides) == 4
+    for side, places in enumerate(sides):
+        fit = (seen[batch["shows"]] - embeddings.mean(dim=0)) @ places.T - places.square().sum(dim=1) / 2
+        assert (fit.argmax(dim=1) / 1000 - batch["boxes"][batch["shows"], side]).abs().max() < 0.05
+
+
+def test_sides_of_boxes_are_not_told_without_number_tokens_or_room():
+    embeddings = torch.randn(1100, 192)
+    numbers = {number: number for number in range(1001)}
+
+    assert side_embeddings(embeddings, {}, torch.randn(3, 192)) == []
+    assert side_embeddings(embeddings, numbers, torch.randn(97, 192)) == []
+    sides = side_embeddings(embeddings, numbers, said := torch.randn(96, 192))
+    assert len(sides) == 4
+    spans = torch.stack([side.T @ torch.randn(1001) for side in sides])
+    assert torch.allclose(spans @ spans.T, torch.diag((spans @ spans.T).diagonal()), atol=0.1)
+    assert (spans @ said.T).abs().max() < 0.1
 
 
 def test_a_run_that_speaks_differs_in_the_projector_alone(inputs, trained, tmp_path):

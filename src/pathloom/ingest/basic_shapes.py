@@ -105,9 +105,9 @@ def _scene_with(deal: Deal, wanted: int, num_others: int) -> tuple[Scene, str, l
     kinds = UNSEEN_KINDS if unseen else KINDS
     kind = str(deal.rng.choice(kinds))
     colour = str(deal.rng.choice(list(COLOURS)))
-    # what is asked for: a colour, a kind, or both
-    by_kind, by_colour = ((False, True), (True, False), (True, True))[
-        0 if unseen else int(deal.rng.integers(3))
+    # what is asked for: a colour, in half of the cases, a kind, or both
+    by_kind, by_colour = ((False, True), (False, True), (True, False), (True, True))[
+        0 if unseen else int(deal.rng.integers(4))
     ]
     names = [
         (

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import Trainer
 
 from pathloom.images import load_pixels
+from pathloom.models.nano import number_ids
 from pathloom.schema import Image, Region, Sample
 from pathloom.stage import UserError
 from pathloom.train.config import VisionConfig
@@ -34,6 +35,8 @@ from pathloom.train.sft import sft_arguments
 CURVE = {"loss": "loss", "learning_rate": "learning_rate"}
 LEAST_SHARE = 0.1
 """Share of a token's cell that a region's box must cover to be what the token shows; our choice."""
+_WAVES = 24
+"""Leading directions of the numbers' embeddings: as many as a nano model starts with (`wiring.wire_numbers`)."""
 _NUM_FITTED = 1000
 _FITTED_AT_ONCE = 50
 _RIDGE = 1e-3
@@ -151,20 +154,22 @@ def region_targets(
 def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Picture]) -> None:
     """Refit the projector's last layer so that a visual token is the sum of the embeddings of the words that it shows.
 
-    A language model that has learnt to copy and to compare words can then do so with what it sees. Ridge regression on
-    `pictures` in closed form, from the layer's inputs to the embeddings; what the layer gave before, which holds the
-    boxes, is added in the directions that the words leave free, with the length of one embedding.
+    A language model that has learnt to copy and to compare words can then do so with what it sees. Where the tokenizer
+    has all numbers from 0 to 1000, the four sides of the box are added, each as the place of its number among the
+    numbers' embeddings, turned into directions of its own. Ridge regression on `pictures` in closed form, from the
+    layer's inputs; what the layer gave before is added in the directions that are left, as long as an embedding.
     """
     model.eval()
     embeddings = model.get_input_embeddings().weight
     mean = embeddings.mean(dim=0)
-    length = (embeddings - mean).norm(dim=1).mean()
     said = torch.stack(  # [words, width]
         [
             embeddings[tokenizer.encode(f" {word}", add_special_tokens=False)].mean(dim=0)
             for word in batches.words
         ]
     )
+    said -= mean
+    sides = side_embeddings(embeddings, number_ids(tokenizer), said)  # [4, numbers, width]
     layers = [projector_layer(merger) for merger in projectors(model)]
     seen: dict[nn.Linear, list[Tensor]] = {layer: [] for layer in layers}
     hooks = [
@@ -173,29 +178,52 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
     shown = []
     for start in range(0, len(pictures), _FITTED_AT_ONCE):
         batch = batches(pictures[start : start + _FITTED_AT_ONCE])
-        model.model.visual(
-            batch["pixel_values"].to(model.device), grid_thw=batch["image_grid_thw"].to(model.device)
-        )
-        shown.append(batch["words"].to(model.device))
+        batch = {name: values.to(model.device) for name, values in batch.items()}
+        model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
+        told = batch["words"] @ said
+        for side, places in zip(batch["boxes"].T, sides, strict=False):
+            told += batch["shows"][:, None] * places[(side * (places.shape[0] - 1)).round().long()]
+        shown.append(told)
     for hook in hooks:
         hook.remove()
-    words = torch.linalg.qr((said - mean).T)[0]  # [width, words], a basis of what the words span
+    told = torch.cat(shown)
+    used = torch.linalg.qr(torch.cat([said, *(places[:: len(places) // _WAVES] for places in sides)]).T)[0]
+    length = (embeddings - mean).norm(dim=1).mean()
     for layer, given in seen.items():
         inputs = torch.cat(given).float()
         centre = inputs.mean(dim=0)
-        weight = layer.weight - words @ (words.T @ layer.weight)
-        weight *= length / functional.linear(inputs - centre, weight).norm(dim=1).mean()
+        weight = layer.weight - used @ (used.T @ layer.weight)
+        weight *= length / functional.linear(inputs - centre, weight).norm(dim=1).mean().clamp(min=1e-6)
         bias = -weight @ centre
         if layer is layers[0]:
-            targets = torch.cat(shown) @ (said - mean)  # [tokens, width]
             inputs -= centre
             gram = inputs.T @ inputs
             ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-            fitted = torch.linalg.solve(gram + ridge, inputs.T @ (targets - targets.mean(dim=0))).T
+            fitted = torch.linalg.solve(gram + ridge, inputs.T @ (told - told.mean(dim=0))).T
             weight += fitted
-            bias += mean + targets.mean(dim=0) - fitted @ centre
+            bias += mean + told.mean(dim=0) - fitted @ centre
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
+
+
+def side_embeddings(embeddings: Tensor, numbers: Mapping[int, int], said: Tensor) -> list[Tensor]:
+    """For left, top, right and bottom: number -> the place that its embedding tells, in directions of that side alone.
+
+    Each [numbers, width]; empty without number tokens or
+    without directions enough. The place is what numbers have in common with their neighbours:
+    the leading directions of their embeddings. Sides are orthogonal to each other and to the words.
+    """
+    width = embeddings.shape[1]
+    if not numbers or len(said) + 4 * _WAVES > width:
+        return []
+    line = embeddings[[numbers[number] for number in sorted(numbers)]]
+    line = line - line.mean(dim=0)
+    leading = torch.linalg.svd(line, full_matrices=False).Vh[:_WAVES]  # [waves, width]
+    place = line @ leading.T
+    free = torch.linalg.qr(torch.cat([said.T, torch.eye(width, device=said.device)], dim=1))[0][
+        :, len(said) :
+    ]
+    return [place @ free[:, side * _WAVES : (side + 1) * _WAVES].T for side in range(4)]
 
 
 def projectors(model: Any) -> list[nn.Module]:
