@@ -18,18 +18,13 @@ from pathloom.ingest.basics import QUESTIONS, BasicsConfig
 from pathloom.ingest.drawn import counted, options_around, sentences
 from pathloom.phantom import words
 from pathloom.phantom.shapes import (
-    ARRANGEMENTS,
-    BACKGROUNDS,
     COLOURS,
-    DENSITIES,
-    DIRECTIONS,
     KINDS,
-    MARKS,
     SIZES,
     UNSEEN_KINDS,
-    Field,
     Scene,
     Shape,
+    draw_scene,
     place,
 )
 from pathloom.phantom.words import HELD_OUT_GENERAL, is_held_out
@@ -40,7 +35,7 @@ from pathloom.tasks.parsing import normalise
 from pathloom.tasks.task import SYSTEM_PROMPTS
 
 SIDE_PX = 56
-WORD_QUESTIONS = ("word_choice", "phrase_choice", "lookup", "match", "copy")
+WORD_QUESTIONS = ("word_choice", "phrase_choice", "lookup", "match")
 PICTURE_QUESTIONS = tuple(question.name for question in QUESTIONS if question.name not in WORD_QUESTIONS)
 CHOICE_QUESTIONS = tuple(question.name for question in QUESTIONS if question.task == "choice")
 YES_NO_QUESTIONS = ("match", "is_shape", "is_there")
@@ -193,19 +188,15 @@ def test_the_wording_does_not_give_the_answer_away():
 
 def drawn_with(
     name: str, split: str, count: int, monkeypatch: pytest.MonkeyPatch
-) -> list[tuple[Sample, Scene | Field]]:
-    """Samples, each with the scene or field that its picture was made from."""
-    scenes: list[Scene | Field] = []
+) -> list[tuple[Sample, Scene]]:
+    """Samples, each with the scene that its picture was made from."""
+    scenes: list[Scene] = []
 
-    def note(function: Any) -> Any:
-        def noted(*arguments: Any, **options: Any) -> Any:
-            scenes.append(function(*arguments, **options))
-            return scenes[-1]
+    def noted(*arguments: Any, **options: Any) -> Scene:
+        scenes.append(draw_scene(*arguments, **options))
+        return scenes[-1]
 
-        return noted
-
-    for drawing in ("draw_scene", "draw_field"):
-        monkeypatch.setattr(basic_shapes, drawing, note(getattr(basic_shapes, drawing)))
+    monkeypatch.setattr(basic_shapes, "draw_scene", noted)
     counts = {name: count}
     config = basics(counts if split == "train" else {}, counts if split == "test" else {})
     pairs = []
@@ -230,11 +221,6 @@ def meant(question: str, scene: Scene) -> list[Shape]:
     return [s for s in scene.shapes if s.colour in (colours or COLOURS) and s.kind in (kinds or (s.kind,))]
 
 
-def scene_of(pair: tuple[Sample, Scene | Field]) -> Scene:
-    assert isinstance(pair[1], Scene)
-    return pair[1]
-
-
 def said_places(sample: Sample) -> list[str]:
     return re.findall(r"(?:upper|middle|lower) (?:left|centre|right)", sample.reasoning or "")
 
@@ -244,8 +230,8 @@ def said_places(sample: Sample) -> list[str]:
 def test_counts_yes_and_no_and_boxes_are_those_of_the_shapes_that_the_question_means(
     name, split, monkeypatch
 ):
-    for pair in drawn_with(name, split, 56, monkeypatch):
-        sample, right = pair[0], meant(pair[0].question, scene_of(pair))
+    for sample, scene in drawn_with(name, split, 56, monkeypatch):
+        right = meant(sample.question, scene)
         assert said_places(sample) == [place(shape.box_px, SIDE_PX) for shape in right]
         if name == "count":
             assert sample.answer == str(len(right))
@@ -264,20 +250,18 @@ def test_counts_yes_and_no_and_boxes_are_those_of_the_shapes_that_the_question_m
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_shape_is_boxed_and_labelled_with_its_size_colour_kind_and_place(split, monkeypatch):
-    for pair in drawn_with("all_shapes", split, 40, monkeypatch):
-        sample, shapes = pair[0], scene_of(pair).shapes
+    for sample, scene in drawn_with("all_shapes", split, 40, monkeypatch):
         assert [(region.box_px, region.label) for region in sample.regions] == [
             (shape.box_px, f"{shape.size} {shape.colour} {shape.kind} {place(shape.box_px, SIDE_PX)}")
-            for shape in shapes
+            for shape in scene.shapes
         ]
-        assert said_places(sample) == [place(shape.box_px, SIDE_PX) for shape in shapes]
+        assert said_places(sample) == [place(shape.box_px, SIDE_PX) for shape in scene.shapes]
         assert not letters(sample.question) & {*SIZES, *COLOURS, *KINDS}
 
 
 def test_a_question_about_a_shape_is_answered_by_what_was_drawn(monkeypatch):
     attributes: Counter[str] = Counter()
-    for pair in drawn_with("shape", "train", 72, monkeypatch):
-        sample, scene = pair[0], scene_of(pair)
+    for sample, scene in drawn_with("shape", "train", 72, monkeypatch):
         (shape,) = meant(sample.question, scene)
         attribute = next(word for word in ("colour", "place", "size", "kind") if word in sample.question)
         told = {"colour": shape.colour, "place": place(shape.box_px, SIDE_PX), "size": shape.size}
@@ -291,8 +275,8 @@ def test_a_question_about_a_shape_is_answered_by_what_was_drawn(monkeypatch):
 
 def test_a_question_whether_it_is_a_shape_is_answered_by_what_was_drawn(monkeypatch):
     wrong: Counter[tuple[bool, bool]] = Counter()
-    for pair in drawn_with("is_shape", "test", 48, monkeypatch):
-        sample, (shape,) = pair[0], scene_of(pair).shapes
+    for sample, scene in drawn_with("is_shape", "test", 48, monkeypatch):
+        (shape,) = scene.shapes
         assert sample.finding == shape.name
         assert (sample.asked_finding or "") in sample.question
         assert (sample.answer == "yes") == (sample.asked_finding == shape.name)
@@ -301,62 +285,36 @@ def test_a_question_whether_it_is_a_shape_is_answered_by_what_was_drawn(monkeypa
     assert wrong == {(True, True): 24, (True, False): 12, (False, True): 12}, "half right is still wrong"
 
 
-def test_a_background_is_the_one_that_was_drawn(monkeypatch):
-    pairs = drawn_with("background", "test", 60, monkeypatch)
-
-    assert all(sample.answer == scene_of((sample, scene)).background for sample, scene in pairs)
-    assert {sample.answer for sample, _ in pairs} == set(BACKGROUNDS)
-
-
-def test_a_question_about_marks_is_answered_by_what_was_drawn(monkeypatch):
-    answers = set()
-    for sample, field in drawn_with("marks", "test", 240, monkeypatch):
-        assert isinstance(field, Field)
-        told = {"arrangement": field.arrangement, "density": field.density, "direction": field.direction}
-        told |= {"kind": field.marks, "colour": field.colour}
-        attribute = next(word for word in told if word in sample.question)
-        assert sample.answer == told[attribute] != ""
-        answers.add(sample.answer)
-    assert answers >= {*MARKS, *ARRANGEMENTS, *DENSITIES, *DIRECTIONS}
-    assert len(answers & set(COLOURS)) > 6
-
-
 def test_a_caption_tells_all_that_was_drawn(monkeypatch):
     for sample, scene in drawn_with("scene_caption", "train", 24, monkeypatch):
-        assert isinstance(scene, Scene)
         places = [
             f"{shape.size.capitalize()} {shape.name} {place(shape.box_px, SIDE_PX)}."
             for shape in scene.shapes
         ]
         assert sample.answer == " ".join([*places, f"The background is {scene.background}."])
-    for pair in drawn_with("one_shape", "train", 24, monkeypatch):
-        (shape,) = scene_of(pair).shapes
-        assert pair[0].answer == f"{shape.size.capitalize()} {shape.name} {place(shape.box_px, SIDE_PX)}."
-    for sample, field in drawn_with("marks_caption", "train", 24, monkeypatch):
-        assert isinstance(field, Field)
-        told = (field.density, field.colour, field.marks, field.arrangement, field.direction)
-        assert all(word in sample.answer.lower() for word in told)
+    for sample, scene in drawn_with("one_shape", "train", 24, monkeypatch):
+        (shape,) = scene.shapes
+        assert sample.answer == f"{shape.size.capitalize()} {shape.name} {place(shape.box_px, SIDE_PX)}."
 
 
 @pytest.mark.parametrize("name", PICTURE_QUESTIONS)
 def test_a_kind_of_shape_kept_for_tests_is_never_drawn_or_named_in_training(name, monkeypatch):
-    for sample, drawn in drawn_with(name, "train", 24, monkeypatch):
+    for sample, scene in drawn_with(name, "train", 24, monkeypatch):
         assert words_of(sample) & {f"{kind}{end}" for kind in UNSEEN_KINDS for end in ("", "s")} == set()
-        if isinstance(drawn, Scene):
-            assert {shape.kind for shape in drawn.shapes} <= set(KINDS)
+        assert {shape.kind for shape in scene.shapes} <= set(KINDS)
 
 
 @pytest.mark.parametrize("name", ["count", "is_there", "boxes"])
 def test_half_of_the_tests_show_unseen_kinds_and_ask_for_them_by_colour(name, monkeypatch):
     kinds: defaultdict[str, set[str]] = defaultdict(set)
     numbers: Counter[str] = Counter()
-    for pair in drawn_with(name, "test", 56, monkeypatch):
-        kinds_are = strata(pair[0])["shapes"]
-        kinds[kinds_are] |= {shape.kind for shape in scene_of(pair).shapes}
+    for sample, scene in drawn_with(name, "test", 56, monkeypatch):
+        kinds_are = strata(sample)["shapes"]
+        kinds[kinds_are] |= {shape.kind for shape in scene.shapes}
         numbers[kinds_are] += 1
-        assert not letters(pair[0].question) & set(UNSEEN_KINDS)
+        assert not letters(sample.question) & set(UNSEEN_KINDS)
         if kinds_are == "unseen":
-            assert "shape" in pair[0].question
+            assert "shape" in sample.question
     assert numbers == {"seen": 28, "unseen": 28}
     assert kinds["unseen"] == set(UNSEEN_KINDS)
     assert kinds["seen"] == set(KINDS)
@@ -404,7 +362,8 @@ def best_guess(pairs: list[tuple[object, object]]) -> float:
 
 def test_the_number_of_shapes_does_not_say_whether_one_is_there(monkeypatch):
     pairs = [
-        (len(scene_of(p).shapes), p[0].answer) for p in drawn_with("is_there", "train", 240, monkeypatch)
+        (len(scene.shapes), sample.answer)
+        for sample, scene in drawn_with("is_there", "train", 240, monkeypatch)
     ]
 
     assert {number for number, _ in pairs} == {2, 3, 4}
@@ -413,9 +372,9 @@ def test_the_number_of_shapes_does_not_say_whether_one_is_there(monkeypatch):
 
 def test_the_number_of_shapes_does_not_say_which_letter_is_right(monkeypatch):
     sizes = [
-        (len(scene_of(pair).shapes), pair[0].choices.index(pair[0].answer))
-        for pair in drawn_with("shape", "train", 72, monkeypatch)
-        if "size" in pair[0].question
+        (len(scene.shapes), sample.choices.index(sample.answer))
+        for sample, scene in drawn_with("shape", "train", 72, monkeypatch)
+        if "size" in sample.question
     ]
 
     assert Counter(sizes) == dict.fromkeys(product((1, 2, 3), (0, 1, 2)), 2)
@@ -441,7 +400,7 @@ def test_questions_about_words_are_answered_by_their_text():
         assert (sample.answer == "yes") == (sample.finding == sample.asked_finding)
         assert str(sample.finding) in sample.question
         assert str(sample.asked_finding) in sample.question
-    for name in ("word_choice", "phrase_choice", "copy"):
+    for name in ("word_choice", "phrase_choice"):
         for sample in (*of(training(), name), *of(held_out(), name)):
             assert re.search(rf"\b{sample.answer}\b", sample.question)
             assert sample.reasoning == f"This is {sample.answer}."
@@ -505,7 +464,7 @@ def test_every_question_gets_the_samples_asked_for_under_its_own_name():
             assert load_pixels(image).size == (image.width_px, image.height_px) == (SIDE_PX, SIDE_PX)
 
 
-FEW = {"word_choice": 2, "match": 1, "shape": 2, "boxes": 1, "marks": 1}
+FEW = {"word_choice": 2, "match": 1, "shape": 2, "boxes": 1, "scene_caption": 1}
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_one_others():
@@ -527,7 +486,7 @@ def test_training_and_test_samples_have_nothing_in_common():
 
 def test_a_sample_does_not_depend_on_how_many_others_are_asked_for():
     few = read_all(basics({"match": 2}, {"count": 1}))
-    many = {sample.id: sample for sample in read_all(basics({"match": 4, "copy": 1}, {"count": 2}))}
+    many = {sample.id: sample for sample in read_all(basics({"match": 4, "lookup": 1}, {"count": 2}))}
 
     assert all(many[sample.id] == sample for sample in few)
 
@@ -589,6 +548,6 @@ def test_a_wrong_entry_is_refused(fields, message):
 
 def test_an_entry_that_asks_for_nothing_is_refused():
     with pytest.raises(UserError, match="b: train and test ask for no Sample at all"):
-        basics({"copy": 0}, {}).check()
-    basics({}, {"copy": 1}).check()
+        basics({"lookup": 0}, {}).check()
+    basics({}, {"lookup": 1}).check()
     assert basics({}, {}).plan() == []

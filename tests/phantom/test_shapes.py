@@ -1,4 +1,4 @@
-"""Plain shapes and fields of marks: what is said of a picture agrees with its pixels."""
+"""Plain shapes: what is said of a picture agrees with its pixels."""
 
 import subprocess
 import sys
@@ -12,18 +12,12 @@ from numpy.typing import NDArray
 
 from pathloom.phantom import shapes
 from pathloom.phantom.shapes import (
-    ARRANGEMENTS,
     BACKGROUNDS,
     COLOURS,
-    DENSITIES,
-    DIRECTIONS,
     KINDS,
-    MARKS,
     SIZES,
     UNSEEN_KINDS,
-    Field,
     Scene,
-    draw_field,
     draw_scene,
     place,
     reading_order,
@@ -36,7 +30,7 @@ ALL_KINDS = (*KINDS, *UNSEEN_KINDS)
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A background without its pattern, so that every pixel that stands out belongs to a shape or mark."""
+    """A background without its pattern, so that every pixel that stands out belongs to a shape."""
     monkeypatch.setattr(shapes, "_pattern", lambda rng, pattern, size_px: np.zeros((size_px, size_px)))
 
 
@@ -204,84 +198,8 @@ def test_backgrounds_differ_by_their_pattern_and_by_their_seed():
         assert len({grid(pattern, seed) for seed in range(5)}) == 5
 
 
-def field(seed: int, marks: str, arrangement: str, density: str, size_px: int = 56) -> Field:
-    return draw_field(seed, size_px=size_px, marks=marks, arrangement=arrangement, density=density)
-
-
-@pytest.mark.parametrize("marks", MARKS)
-@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
-def test_a_field_is_drawn_as_asked_and_a_density_word_orders_the_area_covered(marks, arrangement, plain):
-    covered = {}
-    for density in DENSITIES:
-        drawn = [field(seed, marks, arrangement, density, SIZE_PX) for seed in range(10)]
-        assert {(f.marks, f.arrangement, f.density) for f in drawn} == {(marks, arrangement, density)}
-        assert all(f.pixels_rgb.shape == (SIZE_PX, SIZE_PX, 3) for f in drawn)
-        covered[density] = [float(standing_out(f.pixels_rgb).mean()) for f in drawn]
-
-    assert min(covered["few"]) > 0.005
-    assert max(covered["few"]) < min(covered["many"])
-    assert max(covered["many"]) < min(covered["crowded"])
-
-
-def test_only_rods_have_a_direction_and_every_direction_and_colour_occurs():
-    rods = [field(seed, "rods", "scattered", "few") for seed in range(60)]
-
-    assert {rod.direction for rod in rods} == set(DIRECTIONS)
-    assert {rod.colour for rod in rods} == set(COLOURS)
-    for marks in set(MARKS) - {"rods"}:
-        assert {field(seed, marks, "in rows", "few").direction for seed in range(5)} == {""}
-
-
-def test_rods_point_where_their_direction_says(plain):
-    for seed in range(24):
-        rods = field(seed, "rods", "scattered", "many", SIZE_PX)
-        down, right = np.gradient(standing_out(rods.pixels_rgb).astype(np.float64))
-        # The structure tensor's main axis runs across the rods; y points down in pixels.
-        across = 0.5 * np.arctan2(-2 * (right * down).sum(), (right**2 - down**2).sum())
-        said = DIRECTIONS[rods.direction]
-        off = (np.degrees(across) + 90 - said + 90) % 180 - 90
-        assert abs(off) < 12, (seed, rods.direction)
-
-
-def blocks_with_marks(drawn: Field) -> float:
-    """Share of 8 x 8 blocks of the picture that hold a mark."""
-    return float(standing_out(drawn.pixels_rgb).reshape(8, 14, 8, 14).any((1, 3)).mean())
-
-
-def unevenness_of_rows(drawn: Field) -> float:
-    """Spread of the marks' area over lines of pixels, for the best of a few tilts."""
-    found = standing_out(drawn.pixels_rgb)
-    y, x = np.nonzero(found)
-    lines = [np.bincount((y + tilt * (x - 56) + 20).astype(int)) for tilt in np.linspace(-0.15, 0.15, 7)]
-    return max(float(line[20:-20].std() / line[20:-20].mean()) for line in lines)
-
-
-def test_arrangements_differ_in_where_marks_lie(plain):
-    drawn = {
-        arrangement: [field(seed, "dots", arrangement, "many", SIZE_PX) for seed in range(12)]
-        for arrangement in ARRANGEMENTS
-    }
-    filled = {name: np.median([blocks_with_marks(f) for f in fields]) for name, fields in drawn.items()}
-    uneven = {name: np.median([unevenness_of_rows(f) for f in drawn[name]]) for name in drawn}
-
-    assert filled["scattered"] > 1.5 * filled["in clusters"]
-    assert filled["scattered"] > 1.5 * filled["in circles"]
-    assert uneven["in rows"] > 1.5 * uneven["scattered"]
-
-
-def test_a_few_marks_in_circles_lie_on_one_circle():
-    for seed in range(20):
-        centres = shapes._arrange(np.random.default_rng(seed), "in circles", 12, SIZE_PX, 2.0)
-        # Least squares circle: x^2 + y^2 = 2 a x + 2 b y + c.
-        system = np.column_stack([2 * centres, np.ones(len(centres))])
-        a, b, _ = np.linalg.lstsq(system, (centres**2).sum(1), rcond=None)[0]
-        radii = np.hypot(centres[:, 0] - a, centres[:, 1] - b)
-        assert radii.std() < 0.1 * radii.mean()
-        assert 0.1 * SIZE_PX < radii.mean() < 0.3 * SIZE_PX
-
-
-def digest(drawn: Scene | Field) -> str:
-    return sha256(drawn.pixels_rgb.tobytes()).hexdigest()
+def digest(scene: Scene) -> str:
+    return sha256(scene.pixels_rgb.tobytes()).hexdigest()
 
 
 def test_the_same_seed_gives_the_same_pixels_in_another_process_whatever_was_drawn_before():
@@ -289,17 +207,15 @@ def test_the_same_seed_gives_the_same_pixels_in_another_process_whatever_was_dra
         return draw_scene(seed, size_px=56, names=[("star", "red"), ("oval", "blue")])
 
     code = (
-        "from hashlib import sha256; from pathloom.phantom.shapes import draw_field, draw_scene\n"
+        "from hashlib import sha256; from pathloom.phantom.shapes import draw_scene\n"
         "scene = draw_scene(11, size_px=56, names=[('star', 'red'), ('oval', 'blue')])\n"
-        "field = draw_field(11, size_px=56, marks='rods', arrangement='in rows', density='many')\n"
-        "print(*(sha256(drawn.pixels_rgb.tobytes()).hexdigest() for drawn in (scene, field)))"
+        "print(sha256(scene.pixels_rgb.tobytes()).hexdigest())"
     )
     scene(3)
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert answer.stdout.split() == [digest(scene(11)), digest(field(11, "rods", "in rows", "many"))]
+    assert answer.stdout.split() == [digest(scene(11))]
     assert digest(scene(11)) != digest(scene(12))
-    assert digest(field(11, "rods", "in rows", "many")) != digest(field(12, "rods", "in rows", "many"))
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,18 @@ from pathloom.store import read_samples, write_samples
 from pathloom.train.config import VisionConfig
 from pathloom.train.loop import TRAINING_LOG, Progress, load_trainable, module_of
 from pathloom.train.vision import (
+    LEAST_COMMON,
     LEAST_SHARE,
     Batches,
-    label_words,
+    Picture,
+    Tower,
     projectors,
     region_targets,
     run_vision,
     side_embeddings,
     speak,
+    vocabularies,
+    words_of,
 )
 
 STEPS = 4
@@ -152,10 +157,16 @@ def test_a_region_that_covers_too_little_of_a_token_is_not_shown_there(width_px,
     assert any(boxes[0]) == covers
 
 
-def test_labels_are_words_in_lower_case():
-    is_word, _, _ = shown([((0, 0, 10, 10), "Small  RED ring")], words=("red", "ring", "small", "small red"))
+def test_labels_are_words_as_they_are_written():
+    is_word, _, _ = shown(
+        [((0, 0, 10, 10), "Small  red, ring")], words=("red", "Red", "ring", "Small", "small")
+    )
 
-    assert is_word[0] == [1, 1, 1, 0]
+    assert is_word[0] == [1, 0, 1, 1, 0]
+    assert words_of("H&E-stained (PD-L1, 4.5 mm). It's Ki67_x.") == {
+        *("H&E-stained", "PD-L1", "4.5", "mm", "It's", "Ki67", "x")
+    }
+    assert words_of("  ...") == words_of(None) == frozenset()
 
 
 def test_a_region_without_a_label_still_gives_its_box():
@@ -175,31 +186,83 @@ def test_without_regions_no_token_shows_anything():
 
 
 def test_words_come_with_the_share_of_regions_that_bear_them():
-    regions = [Region(box_px=(0, 0, 1, 1), label=label) for label in ("Red ring", "red", None, "ring ring")]
-    picture = make_sample().images[0]
+    regions = tuple(
+        Region(box_px=(0, 0, 1, 1), label=label) for label in ("red ring", "red", None, "ring ring")
+    )
+    image = make_sample().images[0]
 
-    assert label_words([(picture, regions[:1]), (picture, regions[1:])], "tower") == {"red": 0.5, "ring": 0.5}
+    of_regions, of_wholes = vocabularies([Picture(image, regions[:1]), Picture(image, regions[1:])], "tower")
+
+    assert of_regions == {"red": 0.5, "ring": 0.5}
+    assert of_wholes == {}
+
+
+def test_words_of_whole_pictures_come_with_their_share_unless_they_are_rare():
+    image = make_sample().images[0]
+    said = [Picture(image, words=words_of("a ring"))] * 197 + [Picture(image, words=words_of("a disc"))] * 2
+    regions = [Picture(image, (Region(box_px=(0, 0, 1, 1), label="red"),))] * 100
+
+    of_regions, of_wholes = vocabularies([*regions, *said, Picture(image, words=words_of("rare"))], "tower")
+
+    assert LEAST_COMMON == 0.01
+    assert of_regions == {"red": 1.0}
+    assert of_wholes == {"a": 199 / 200, "disc": 0.01, "ring": 197 / 200}
+
+
+def test_every_token_shows_the_words_of_the_whole_and_is_asked_for_no_others(eyes):
+    _, batches, cell_px = eyes
+    batches = Batches(batches.image_processor, {"white": 1.0}, {"dark": 0.5, "bright": 0.5})
+    boxed, told = lit((2, 3), 4, cell_px), lit((2, 2), -1, cell_px)
+    both = replace(boxed, words=words_of("not bright"))
+
+    batch = batches([boxed, replace(told, words=words_of("very dark")), both])
+
+    region = [0, 0, 0, 0, 1, 0]
+    assert batch["words"].tolist() == [
+        *([w, 0, 0] for w in region),
+        *[[0, 1, 0]] * 4,
+        *([w, 0, 1] for w in region),
+    ]
+    assert batch["told"].tolist() == [
+        *[[True, False, False]] * 6,
+        *[[False, True, True]] * 4,
+        *[[True] * 3] * 6,
+    ]
+    assert not batch["shows"][6:10].any()
+
+
+def test_the_loss_does_not_know_of_words_that_are_not_told(model_folder):
+    model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folder))
+    batches = Batches(processor.image_processor, {"white": 1.0}, {"dark": 0.5})
+    tower = Tower(model, batches)
+    batch = batches([lit((2, 3), 4, 28)])
+    turned = {**batch, "words": torch.where(batch["told"], batch["words"], 1 - batch["words"])}
+    assert not torch.equal(batch["words"], turned["words"])
+
+    assert torch.equal(tower(**batch)["loss"], tower(**turned)["loss"])
+    asked = {**turned, "told": torch.ones_like(batch["told"])}
+    assert tower(**asked)["loss"] > tower(**batch)["loss"] + 0.1
 
 
 # The order of tokens
 
 
-def lit(grid: tuple[int, int], token: int, cell_px: int) -> tuple[Image, list[Region]]:
+def lit(grid: tuple[int, int], token: int, cell_px: int) -> Picture:
     """A black picture with one white cell, framed by a region, or with none for token -1."""
     rows, columns = grid
     pixels = np.zeros((rows * cell_px, columns * cell_px, 3), dtype=np.uint8)
-    regions = []
+    regions: tuple[Region, ...] = ()
     if token >= 0:
         x, y = token % columns * cell_px, token // columns * cell_px
         pixels[y : y + cell_px, x : x + cell_px] = 255
-        regions = [Region(box_px=(x, y, x + cell_px, y + cell_px), label="white")]
+        regions = (Region(box_px=(x, y, x + cell_px, y + cell_px), label="white"),)
     image = Image(
         path="lit.png",
         data=encode_png(PILImage.fromarray(pixels)),
         width_px=columns * cell_px,
         height_px=rows * cell_px,
     )
-    return image, regions
+    return Picture(image, regions)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -264,7 +327,7 @@ def test_after_speaking_a_token_is_near_the_embeddings_of_the_words_that_it_show
     embeddings = model.get_input_embeddings().weight.detach()
     red, white = (
         embeddings[processor.tokenizer.encode(f" {word}")].mean(dim=0) - embeddings.mean(dim=0)
-        for word in batches.words
+        for word in batches.of_regions
     )
     said = torch.linalg.lstsq(
         torch.stack([red, white]).T, (seen - embeddings.mean(dim=0)).T
@@ -274,6 +337,37 @@ def test_after_speaking_a_token_is_near_the_embeddings_of_the_words_that_it_show
     changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
     assert len(changed) == 2 * len(projectors(model))
     assert {module_of(name) for name in changed} == {"projector"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_after_speaking_words_of_regions_and_of_wholes_are_told_apart(model_folders, family):
+    """Half of the pictures tell of a region, half of the whole: neither half takes the other for saying no."""
+    model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folders[family]))
+    cell_px = processor.image_processor.patch_size * processor.image_processor.merge_size
+    batches = Batches(processor.image_processor, {"white": 0.5}, {"black": 0.5, "red": 0.5})
+    pictures = [
+        *(lit((1, 1), token, cell_px) for token in (-1, 0)),
+        *(
+            replace(lit((1, 1), token, cell_px), regions=(), words=frozenset({word}))
+            for token, word in ((-1, "black"), (0, "red"))
+        ),
+    ]
+
+    speak(model, processor.tokenizer, batches, pictures)
+
+    batch = batches(pictures[:2])
+    with torch.no_grad():
+        seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+    embeddings = model.get_input_embeddings().weight.detach()
+    mean = embeddings.mean(dim=0)
+    words = [
+        embeddings[processor.tokenizer.encode(f" {word}")].mean(dim=0) - mean
+        for word in ("white", "black", "red")
+    ]
+    said = torch.linalg.lstsq(torch.stack(words).T, (seen - mean).T).solution.T  # [tokens, words]
+    dark, bright = said.view(2, -1, 3)  # the picture is enlarged to a few tokens
+    for tokens, expected in ((dark, [0.0, 1, 0]), (bright, [1.0, 0, 1])):
+        assert torch.allclose(tokens, torch.tensor(expected), atol=0.05)
 
 
 def test_after_speaking_the_sides_of_a_box_are_read_off_as_numbers():
@@ -445,6 +539,26 @@ def test_the_tower_learns_to_see_what_it_is_shown(inputs, tmp_path):
     assert losses[-1] < 0.8 * blind
 
 
+@pytest.mark.parametrize("task", ["caption", "choice"])
+def test_the_tower_learns_from_answers_in_words(inputs, tmp_path, task):
+    samples = []
+    for index, colour in enumerate(list(COLOURS) * 6):
+        pixels = np.full((56, 56, 3), COLOURS[colour], dtype=np.uint8)
+        picture = Image(path="q.png", data=encode_png(PILImage.fromarray(pixels)), width_px=56, height_px=56)
+        choices = tuple(COLOURS) if task == "choice" else ()
+        samples.append(make_sample(f"q{index}", task=task, images=(picture,), answer=colour, choices=choices))
+    write_samples(samples, tmp_path / "coloured")
+    out = tmp_path / "out"
+    out.mkdir()
+    trainer = {**TRAINER, "max_steps": 30, "per_device_train_batch_size": 12, "save_steps": 100}
+
+    run_vision(config(trainer=trainer, tasks={task: 1}), {**inputs, "phantoms": tmp_path / "coloured"}, out)
+
+    losses = [line["loss"] for line in read_jsonl(out / TRAINING_LOG)]
+    assert losses[0] > 2 * math.log(2) - 0.1
+    assert losses[-1] < math.log(2)
+
+
 def test_each_picture_of_a_sample_has_its_own_regions(inputs, tmp_path):
     """Two pictures in one Sample teach what they teach in two Samples."""
     upper, lower = (
@@ -508,7 +622,10 @@ def test_samples_without_boxes_are_refused_by_the_stage(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"tasks": {"boxes": 1, "caption": 1}}, "tasks: the tower learns boxes"),
+        (
+            {"tasks": {"boxes": 1, "count": 1}},
+            "tasks: the tower learns boxes, caption, choice, label; others",
+        ),
         ({"tasks": {}}, "tasks: the tower learns boxes"),
         ({"trainable": ["projector"]}, "trainable: a `vision` stage trains"),
         (

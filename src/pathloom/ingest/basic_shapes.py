@@ -1,23 +1,16 @@
-"""Questions about plain shapes and fields of marks. Each `ask_` function draws a picture and makes one question."""
+"""Questions about plain shapes. Each `ask_` function draws a picture and makes one question."""
 
 from pathloom.ingest.drawn import Deal, Drawn, Fields, Rng, counted, options_around, sentences
 from pathloom.phantom.shapes import (
-    ARRANGEMENTS,
-    BACKGROUNDS,
     COLOURS,
-    DENSITIES,
-    DIRECTIONS,
     KINDS,
-    MARKS,
     SIZES,
     UNSEEN_KINDS,
     Scene,
     Shape,
-    draw_field,
     draw_scene,
     place,
 )
-from pathloom.phantom.shapes import Field as MarkField
 from pathloom.schema import Region
 
 MAX_COUNT = 6
@@ -62,20 +55,6 @@ def ask_shape(deal: Deal) -> tuple[Drawn, Fields]:
         "answer": answer,
         "finding": answer,
         "reasoning": sentences(*_observations(scene, deal.size_px), f"This is {answer}"),
-    }
-
-
-def ask_background(deal: Deal) -> tuple[Drawn, Fields]:
-    scene = draw_scene(
-        deal.seed(), size_px=deal.size_px, names=_different(deal.rng, int(deal.rng.integers(0, 3)))
-    )
-    return Drawn(scene.pixels_rgb), {
-        "choices": options_around(
-            scene.background, BACKGROUNDS, int(deal.rng.integers(3, 7)), deal.index, deal.rng
-        ),
-        "answer": scene.background,
-        "finding": scene.background,
-        "reasoning": sentences(f"The background is {scene.background}", f"This is {scene.background}"),
     }
 
 
@@ -205,45 +184,3 @@ def ask_scene_caption(deal: Deal) -> tuple[Drawn, Fields]:
     scene = draw_scene(deal.seed(), size_px=deal.size_px, names=_different(deal.rng, 1 + deal.index % 4))
     listed = sentences(*_observations(scene, deal.size_px))
     return Drawn(scene.pixels_rgb), {"answer": f"{listed} The background is {scene.background}."}
-
-
-def _draw_marks(deal: Deal) -> MarkField:
-    return draw_field(
-        deal.seed(),
-        size_px=deal.size_px,
-        marks=str(deal.rng.choice(MARKS)),
-        arrangement=str(deal.rng.choice(ARRANGEMENTS)),
-        density=str(deal.rng.choice(list(DENSITIES))),
-    )
-
-
-def _describe_marks(field: MarkField) -> list[str]:
-    described = [f"{field.density.capitalize()} {field.colour} {field.marks} {field.arrangement}"]
-    return [*described, f"The direction is {field.direction}"] if field.direction else described
-
-
-def ask_marks(deal: Deal) -> tuple[Drawn, Fields]:
-    field = _draw_marks(deal)
-    values: dict[str, tuple[str, tuple[str, ...]]] = {
-        "kind": (field.marks, MARKS),
-        "arrangement": (field.arrangement, ARRANGEMENTS),
-        "density": (field.density, tuple(DENSITIES)),
-        "colour": (field.colour, tuple(COLOURS)),
-        "direction": (field.direction, tuple(DIRECTIONS)),
-    }
-    attribute = ("kind", "arrangement", "density", "colour", "direction")[deal.index % 5]
-    if not values[attribute][0]:  # only rods have a direction
-        attribute = "arrangement"
-    answer, others = values[attribute]
-    return Drawn(field.pixels_rgb), {
-        "what": attribute,
-        "choices": options_around(answer, others, int(deal.rng.integers(3, 6)), deal.index // 5, deal.rng),
-        "answer": answer,
-        "finding": answer,
-        "reasoning": sentences(*_describe_marks(field), f"This is {answer}"),
-    }
-
-
-def ask_marks_caption(deal: Deal) -> tuple[Drawn, Fields]:
-    field = _draw_marks(deal)
-    return Drawn(field.pixels_rgb), {"answer": sentences(*_describe_marks(field))}

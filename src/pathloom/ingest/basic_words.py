@@ -1,4 +1,4 @@
-"""Questions without pictures: an option's letter, a comparison, a copy. Each `ask_` function makes one."""
+"""Questions without pictures: an option's letter, a fact, a comparison. Each `ask_` function makes one."""
 
 from pathloom.ingest.drawn import Deal, Fields, Rng, sentences
 from pathloom.phantom.words import pick_words
@@ -71,8 +71,3 @@ def ask_match(deal: Deal) -> tuple[None, Fields]:
         "asked_finding": asked,
         "reasoning": sentences(f"Asked is {asked}", f"This is {found}"),
     }
-
-
-def ask_copy(deal: Deal) -> tuple[None, Fields]:
-    phrase = _phrases(deal.rng, 1, held_out=deal.test)[0]
-    return None, {"what": phrase, "answer": phrase, "reasoning": sentences(f"This is {phrase}")}

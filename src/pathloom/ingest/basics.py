@@ -1,4 +1,4 @@
-"""Source `basics`: words, plain shapes and fields of marks, for the skills that every later training stands on.
+"""Source `basics`: words and plain shapes, for the skills that every later training stands on.
 
 Nothing in it is pathology. Test questions use words that training never holds (`words.is_held_out`), and half of the
 counting and yes/no questions about pictures show kinds of shape that are never drawn for training.
@@ -8,20 +8,16 @@ from typing import ClassVar, Literal
 
 from pathloom.ingest.basic_shapes import (
     ask_all_shapes,
-    ask_background,
     ask_boxes,
     ask_count,
     ask_is_shape,
     ask_is_there,
-    ask_marks,
-    ask_marks_caption,
     ask_one_box,
     ask_one_shape,
     ask_scene_caption,
     ask_shape,
 )
 from pathloom.ingest.basic_words import (
-    ask_copy,
     ask_lookup,
     ask_match,
     ask_phrase_choice,
@@ -56,7 +52,6 @@ _ASKED = (
     "",
 )
 _IS_IT = ("Is this {other}?", "Do we see {other}?", "Is {other} the answer?", "Is {other} shown?")
-_WHAT_IS_IT = ("What is it?", "What was found?", "What do we see?", "What is here?")
 _CHOICE_SEEN = (
     *(f"{fact} {asked}".strip() for fact in _FACTS for asked in _ASKED),
     *(f"{asked} {fact}" for fact in _FACTS for asked in _ASKED if asked),
@@ -75,7 +70,7 @@ QUESTIONS: tuple[Question, ...] = (
         "lookup",
         "choice",
         ("{what} What is the {other}?", "What is the {other}? {what}", "{what} Which option is the {other}?"),
-        ("Which option is the {other}? {what}", "{what} The {other} is what?"),
+        ("Which option is the {other}? {what}", "{what} Which is the {other}?"),
         ask_lookup,
     ),
     Question(
@@ -89,13 +84,6 @@ QUESTIONS: tuple[Question, ...] = (
         ask_match,
     ),
     Question(
-        "copy",
-        "short_answer",
-        tuple(f"{fact} {asked}" for fact in _FACTS for asked in _WHAT_IS_IT),
-        ("What we see here is {what}. What is this?", "What was found? Someone found {what}."),
-        ask_copy,
-    ),
-    Question(
         "shape",
         "choice",
         (
@@ -103,15 +91,8 @@ QUESTIONS: tuple[Question, ...] = (
             "Which {what} is that of the {other}?",
             "Which {what} has the {other}?",
         ),
-        ("The {what} of the {other} is what?", "What {what} has the {other}?"),
+        ("Which is the {what} of the {other}?", "What {what} has the {other}?"),
         ask_shape,
-    ),
-    Question(
-        "background",
-        "choice",
-        ("What is the background?", "Which background is this?", "The background is what?"),
-        ("Which is the background?", "This background is what?"),
-        ask_background,
     ),
     Question(
         "is_shape",
@@ -159,33 +140,15 @@ QUESTIONS: tuple[Question, ...] = (
         "one_shape",
         "caption",
         ("Describe this shape.",),
-        ("This shape is what?",),
+        ("Describe the shape.",),
         ask_one_shape,
     ),
     Question(
         "scene_caption",
         "caption",
         ("Describe this image.",),
-        ("This image shows what?",),
+        ("Describe the image.",),
         ask_scene_caption,
-    ),
-    Question(
-        "marks",
-        "choice",
-        (
-            "What is the {what} of the marks?",
-            "Which {what} is that of the marks?",
-            "Which {what} has this image?",
-        ),
-        ("The {what} of the marks is what?", "What {what} has this image?"),
-        ask_marks,
-    ),
-    Question(
-        "marks_caption",
-        "caption",
-        ("Describe the marks.",),
-        ("This image of marks shows what?",),
-        ask_marks_caption,
     ),
 )
 
@@ -193,7 +156,7 @@ QUESTIONS: tuple[Question, ...] = (
 class BasicsConfig(DrawnConfig):
     """Entry of a recipe: how many training and test Samples each kind of question gets."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     family: ClassVar[str] = "basics"
     questions: ClassVar[tuple[Question, ...]] = QUESTIONS
 

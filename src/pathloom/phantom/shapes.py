@@ -1,8 +1,7 @@
-"""Plain shapes and fields of small marks: pictures with exact truth that have nothing to do with pathology.
+"""Plain shapes: pictures with exact truth that have nothing to do with pathology.
 
-The nano base learns to see on them. A scene holds a few named shapes on a patterned background; a field holds many
-small marks whose kind, arrangement, density and direction are known. Colours, sizes and patterns are named in plain
-words.
+The nano base learns to see on them. A scene holds a few named shapes on a patterned background. Colours, sizes and
+patterns are named in plain words.
 """
 
 import math
@@ -39,16 +38,6 @@ SIZES: dict[str, tuple[float, float]] = {
 }
 """Half the height of a shape as a share of the picture's side; the gaps keep the words apart."""
 BACKGROUNDS = ("plain", "striped", "dotted", "checked", "wavy", "speckled", "cloudy")
-MARKS = ("dots", "rings", "rods", "crosses")
-ARRANGEMENTS = ("scattered", "in rows", "in clusters", "in circles")
-DENSITIES: dict[str, tuple[float, float]] = {
-    "few": (0.03, 0.06),
-    "many": (0.11, 0.16),
-    "crowded": (0.24, 0.32),
-}
-"""Share of the picture's area that marks cover, roughly, as some overlap."""
-DIRECTIONS: dict[str, float] = {"level": 0.0, "upright": 90.0, "rising": 45.0, "falling": 135.0}
-"""Angle of rods in degrees, counted against the clock from the picture's x axis."""
 
 _OVERSAMPLING = 3
 Rng = np.random.Generator
@@ -76,18 +65,6 @@ class Scene:
     pixels_rgb: NDArray[np.uint8]
     shapes: tuple[Shape, ...]
     background: str
-
-
-@dataclass(frozen=True)
-class Field:
-    """pixels_rgb [size_px, size_px, 3] uint8; `direction` is "" for marks that have none."""
-
-    pixels_rgb: NDArray[np.uint8]
-    marks: str
-    colour: str
-    arrangement: str
-    density: str
-    direction: str
 
 
 def place(box_px: Sequence[float], size_px: int) -> str:
@@ -150,53 +127,6 @@ def _lay_out(rng: Rng, count: int, size_px: int) -> list[tuple[str, float, float
         if len(placed) == count:
             return placed
     raise RuntimeError(f"no place for {count} shapes in {size_px} px")
-
-
-def draw_field(seed: int, *, size_px: int, marks: str, arrangement: str, density: str) -> Field:
-    """Many small marks of one kind and colour; rods of one field all point the same way."""
-    rng = np.random.default_rng(seed)
-    colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
-    direction = list(DIRECTIONS)[int(rng.integers(len(DIRECTIONS)))] if marks == "rods" else ""
-    canvas = _background(rng, ("plain", "cloudy")[int(rng.integers(2))], size_px, [COLOURS[colour]])
-    draw = ImageDraw.Draw(canvas)
-    half = float(rng.uniform(0.018, 0.034)) * size_px
-    count = max(3, round(float(rng.uniform(*DENSITIES[density])) * size_px**2 / (4 * half**2)))
-    for x, y in _arrange(rng, arrangement, count, size_px, half):
-        fill = _jitter(rng, COLOURS[colour])
-        if marks == "rods":
-            angle = math.radians(DIRECTIONS[direction] + float(rng.normal(0, 6)))
-            along = np.array([math.cos(angle), -math.sin(angle)]) * 1.9 * half
-            across = np.array([math.sin(angle), math.cos(angle)]) * 0.5 * half
-            outline = np.stack([along + across, along - across, -along - across, across - along])
-            _polygon(draw, outline + np.array([x, y]), fill)
-        else:
-            kind = {"dots": "circle", "rings": "ring", "crosses": "cross"}[marks]
-            _fill(draw, kind, _OUTLINES[kind](rng) * half + np.array([x, y]), fill)
-    return Field(_to_pixels(canvas, rng), marks, colour, arrangement, density, direction)
-
-
-def _arrange(rng: Rng, arrangement: str, count: int, size_px: int, half: float) -> NDArray[np.float64]:
-    """Centres of marks, [count, 2] in px; some may lie outside the picture."""
-    if arrangement == "in rows":
-        rows = max(2, round(math.sqrt(count) / 1.6))
-        offset, tilt = float(rng.uniform(0, 1)), float(rng.uniform(-0.15, 0.15))
-        row = np.arange(count) % rows
-        x = rng.uniform(0, size_px, count)
-        y = (row + offset) / rows * size_px + tilt * (x - size_px / 2) + rng.normal(0, 0.3 * half, count)
-        return np.stack([x, y], axis=1)
-    if arrangement == "in clusters":
-        centres = rng.uniform(0.15, 0.85, (min(int(rng.integers(2, 5)), max(2, count // 5)), 2)) * size_px
-        spread = half * max(1.5, math.sqrt(count / len(centres)) * 0.8)
-        return centres[rng.integers(len(centres), size=count)] + rng.normal(0, spread, (count, 2))
-    if arrangement == "in circles":
-        centres = rng.uniform(0.25, 0.75, (min(int(rng.integers(1, 4)), max(1, count // 8)), 2)) * size_px
-        radii = rng.uniform(0.14, 0.26, len(centres)) * size_px
-        chosen = rng.integers(len(centres), size=count)
-        angles = rng.uniform(0, 2 * math.pi, count)
-        crowding = max(1.0, count * half / (math.pi * radii.sum()))  # marks that do not fit side by side
-        radius = radii[chosen] + rng.normal(0, 0.35 * half * crowding, count)
-        return centres[chosen] + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius[:, None]
-    return rng.uniform(0, size_px, (count, 2))
 
 
 def _turned(points: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:

@@ -1,13 +1,14 @@
 """Stage `vision`: the vision tower and the projector learn what lies where, before a language model has to read it.
 
 Each visual token is asked by a linear head, which is thrown away afterwards, for the words of the region that it shows
-and for that region's box. Hundreds of answers a picture, and none of them through a language model: a small tower from
-random weights learns from a few thousand pictures what captions alone do not teach it in many times as long
-(docs/log.md).
+and for that region's box; of a Sample with a caption, a choice or a label for answer, every token is asked for the
+answer's words. Hundreds of answers a picture, and none of them through a language model: a small tower from random
+weights learns from a few thousand pictures what captions alone do not teach it in many times as long (docs/log.md).
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,15 @@ from pathloom.train.loop import (
 from pathloom.train.sft import sft_arguments
 
 CURVE = {"loss": "loss", "learning_rate": "learning_rate"}
+_WORD = re.compile(r"[^\W_]+(?:[&'\u2019./-][^\W_]+)*")
+LEAST_COMMON = 0.01
+"""Share of the pictures whose answer must hold a word for the tower to learn it; our choice."""
 LEAST_SHARE = 0.1
 """Share of a token's cell that a region's box must cover to be what the token shows; our choice."""
 _WAVES = 24
 """Leading directions of the numbers' embeddings: as many as a nano model starts with (`wiring.wire_numbers`)."""
 _NUM_FITTED = 1000
+"""Pictures at most, evenly out of all; our choice."""
 _FITTED_AT_ONCE = 50
 _RIDGE = 1e-3
 """Of the mean square of an input; our choice."""
@@ -53,11 +58,15 @@ def run_vision(config: VisionConfig, inputs: Mapping[str, Path], out: Path) -> d
 def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out: Path) -> dict[str, Any]:
     model, processor = load_trainable(config, base)
     pictures = [
-        (image, [region for region in sample.regions if region.image == index])
+        Picture(
+            image,
+            tuple(region for region in sample.regions if region.image == index),
+            frozenset() if sample.task == "boxes" else words_of(sample.answer),
+        )
         for sample in training
         for index, image in enumerate(sample.images)
     ]
-    batches = Batches(processor.image_processor, label_words(pictures, config.name))
+    batches = Batches(processor.image_processor, *vocabularies(pictures, config.name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         tower = Tower(model, batches)
@@ -73,50 +82,75 @@ def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
     trainer.model = model  # without the head
     if config.speak:
-        speak(model, processor.tokenizer, batches, pictures[:_NUM_FITTED])
+        speak(model, processor.tokenizer, batches, pictures[:: -(-len(pictures) // _NUM_FITTED)])
     return finish(trainer, config, base, training, out, CURVE)
 
 
-Picture = tuple[Image, list[Region]]
+@dataclass(frozen=True)
+class Picture:
+    """An image with what is known of it: its regions, or words about the whole of it."""
+
+    image: Image
+    regions: tuple[Region, ...] = ()
+    words: frozenset[str] = frozenset()
 
 
-def label_words(pictures: Sequence[Picture], stage: str) -> dict[str, float]:
-    """Word of the regions' labels, in lower case -> share of the regions that bear it."""
-    labels = [_words(region) for _, regions in pictures for region in regions]
-    if not any(labels):
+def vocabularies(pictures: Sequence[Picture], stage: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Words of regions and words of whole pictures, as they are written, each with the share that bears it.
+
+    Of whole pictures, words rarer than LEAST_COMMON are left out. Raises UserError where there is no word at all.
+    """
+    of_regions = _shares([words_of(region.label) for picture in pictures for region in picture.regions])
+    of_wholes = _shares([picture.words for picture in pictures if picture.words])
+    of_wholes = {word: share for word, share in of_wholes.items() if share >= LEAST_COMMON}
+    if not of_regions and not of_wholes:
         raise UserError(f"{stage}: no region of the training Samples has a label, so there is nothing to see")
+    return of_regions, of_wholes
+
+
+def _shares(said: Sequence[frozenset[str]]) -> dict[str, float]:
     return {
-        word: sum(word in label for label in labels) / len(labels) for word in sorted(set().union(*labels))
+        word: sum(word in words for words in said) / len(said) for word in sorted(frozenset().union(*said))
     }
 
 
-def _words(region: Region) -> set[str]:
-    return set((region.label or "").lower().split())
+def words_of(text: str | None) -> frozenset[str]:
+    """Words of a label or an answer without the punctuation around them; case stays, as the tokenizer tells it."""
+    return frozenset(_WORD.findall(text or ""))
 
 
 @dataclass
 class Batches:
-    """The collator: pictures and regions in; patches, and for each visual token its words, its box and whether
-    it shows a region, out.
+    """The collator: pictures in; patches, and for each visual token its words, which of them its picture tells
+    about, its box and whether it shows a region, out.
     """
 
     image_processor: Any
-    words: Mapping[str, float]
+    of_regions: Mapping[str, float]
+    of_wholes: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
-        pixels = [load_pixels(image) for image, _ in pictures]
+        pixels = [load_pixels(picture.image) for picture in pictures]
         batch = self.image_processor(images=pixels, return_tensors="pt")
         merge = self.image_processor.merge_size
         targets = [
-            region_targets(
-                regions, picture.size, (int(rows) // merge, int(columns) // merge), list(self.words)
-            )
-            for (_, regions), picture, (_, rows, columns) in zip(
+            self._targets(picture, image.size, (int(rows) // merge, int(columns) // merge))
+            for picture, image, (_, rows, columns) in zip(
                 pictures, pixels, batch["image_grid_thw"], strict=True
             )
         ]
-        words, boxes, shows = (torch.cat(parts) for parts in zip(*targets, strict=True))
-        return {**batch, "words": words, "boxes": boxes, "shows": shows}
+        words, told, boxes, shows = (torch.cat(parts) for parts in zip(*targets, strict=True))
+        return {**batch, "words": words, "told": told, "boxes": boxes, "shows": shows}
+
+    def _targets(
+        self, picture: Picture, size_px: tuple[int, int], grid: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        of_regions, boxes, shows = region_targets(picture.regions, size_px, grid, list(self.of_regions))
+        of_whole = torch.tensor([float(word in picture.words) for word in self.of_wholes])
+        words = torch.cat([of_regions, of_whole.expand(len(shows), -1)], dim=1)
+        told = torch.full(words.shape, bool(picture.words))
+        told[:, : len(self.of_regions)] = bool(picture.regions) or not picture.words
+        return words, told, boxes, shows
 
 
 def region_targets(
@@ -144,7 +178,7 @@ def region_targets(
         share = sides.prod(dim=1) / cell.prod()
         covers = share > most
         most = torch.where(covers, share, most)
-        said = _words(region)
+        said = words_of(region.label)
         is_word[covers] = torch.tensor([float(word in said) for word in words])
         boxes[covers] = box / torch.tensor([width_px, height_px, width_px, height_px])
     return is_word, boxes, most > LEAST_SHARE
@@ -157,7 +191,8 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
     A language model that has learnt to copy and to compare words can then do so with what it sees. Where the tokenizer
     has all numbers from 0 to 1000, the four sides of the box are added, each as the place of its number among the
     numbers' embeddings, turned into directions of its own. Ridge regression on `pictures` in closed form, from the
-    layer's inputs; what the layer gave before is added in the directions that are left, as long as an embedding.
+    layer's inputs: the words of regions and the sides on pictures that tell them, the words of wholes on the others.
+    What the layer gave before is added in the directions that are left, as long as an embedding.
     """
     model.eval()
     embeddings = model.get_input_embeddings().weight
@@ -165,7 +200,7 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
     said = torch.stack(  # [words, width]
         [
             embeddings[tokenizer.encode(f" {word}", add_special_tokens=False)].mean(dim=0)
-            for word in batches.words
+            for word in (*batches.of_regions, *batches.of_wholes)
         ]
     )
     said -= mean
@@ -175,18 +210,22 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
     hooks = [
         layer.register_forward_pre_hook(lambda layer, given: seen[layer].append(given[0])) for layer in layers
     ]
-    shown = []
+    num_of_regions = len(batches.of_regions)
+    fits: list[tuple[list[Tensor], list[Tensor]]] = [([], []), ([], [])]  # of regions, of wholes: meant, told
     for start in range(0, len(pictures), _FITTED_AT_ONCE):
         batch = batches(pictures[start : start + _FITTED_AT_ONCE])
         batch = {name: values.to(model.device) for name, values in batch.items()}
         model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
-        told = batch["words"] @ said
+        for part, (meant, told) in zip(
+            (slice(num_of_regions), slice(num_of_regions, None)), fits, strict=True
+        ):
+            meant.append(batch["words"][:, part] @ said[part])
+            told.append(batch["told"][:, part].any(dim=1))
         for side, places in zip(batch["boxes"].T, sides, strict=False):
-            told += batch["shows"][:, None] * places[(side * (places.shape[0] - 1)).round().long()]
-        shown.append(told)
+            of_side = places[(side * (places.shape[0] - 1)).round().long()]
+            fits[0][0][-1] += batch["shows"][:, None] * of_side
     for hook in hooks:
         hook.remove()
-    told = torch.cat(shown)
     used = torch.linalg.qr(torch.cat([said, *(places[:: len(places) // _WAVES] for places in sides)]).T)[0]
     length = (embeddings - mean).norm(dim=1).mean()
     for layer, given in seen.items():
@@ -196,14 +235,23 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
         weight *= length / functional.linear(inputs - centre, weight).norm(dim=1).mean().clamp(min=1e-6)
         bias = -weight @ centre
         if layer is layers[0]:
-            inputs -= centre
-            gram = inputs.T @ inputs
-            ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-            fitted = torch.linalg.solve(gram + ridge, inputs.T @ (told - told.mean(dim=0))).T
-            weight += fitted
-            bias += mean + told.mean(dim=0) - fitted @ centre
+            bias += mean
+            for meant, told in fits:
+                if any(part.any() for part in told):
+                    slope, offset = _ridge(inputs[torch.cat(told)], torch.cat(meant)[torch.cat(told)])
+                    weight += slope
+                    bias += offset
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
+
+
+def _ridge(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """(slope [outputs, inputs], offset [outputs]) of least squares with _RIDGE on the slope."""
+    centre, mean = inputs.mean(dim=0), outputs.mean(dim=0)
+    gram = (inputs - centre).T @ (inputs - centre)
+    ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+    slope = torch.linalg.solve(gram + ridge, (inputs - centre).T @ (outputs - mean)).T
+    return slope, mean - slope @ centre
 
 
 def side_embeddings(embeddings: Tensor, numbers: Mapping[int, int], said: Tensor) -> list[Tensor]:
@@ -243,10 +291,11 @@ class Tower(nn.Module):
         self.visual = model.model.visual
         width = model.config.vision_config.out_hidden_size
         self.norm = nn.LayerNorm(width)
-        self.words = nn.Linear(width, len(batches.words))
+        shares = [*batches.of_regions.values(), *batches.of_wholes.values()]
+        self.words = nn.Linear(width, len(shares))
         self.box = nn.Linear(width, 4)
         with torch.no_grad():  # start at how common each word is, as nearly all targets are zero
-            self.words.bias.copy_(torch.tensor(list(batches.words.values())).clamp(1e-4, 0.99).logit())
+            self.words.bias.copy_(torch.tensor(shares).clamp(1e-4, 0.99).logit())
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
         """The trainer calls this where `activation_checkpointing` is set, as it is by default on a GPU."""
@@ -257,14 +306,15 @@ class Tower(nn.Module):
         pixel_values: Tensor,
         image_grid_thw: Tensor,
         words: Tensor,
+        told: Tensor,
         boxes: Tensor,
         shows: Tensor,
     ) -> dict[str, Tensor]:
-        """Loss: cross-entropy of the words, summed over words, plus that of the boxes of tokens that show one."""
+        """Loss: cross-entropy of the words that are told, summed, plus that of the boxes of tokens that show one."""
         output = self.visual(pixel_values, grid_thw=image_grid_thw)
         seen = self.norm(sum(getattr(output, "deepstack_features", ()), output.pooler_output))
         loss = functional.binary_cross_entropy_with_logits(self.words(seen), words, reduction="none")
-        loss = loss.sum(dim=1).mean()
+        loss = (loss * told).sum(dim=1).mean()
         if shows.any():
             error = functional.smooth_l1_loss(self.box(seen[shows]), boxes[shows], beta=0.05)
             loss = loss + BOX_WEIGHT * error
