@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,13 @@ from pathloom.train.vision import (
     Batches,
     Picture,
     Tower,
+    pictures_of,
     projectors,
     region_targets,
     run_vision,
     side_embeddings,
     speak,
-    vocabularies,
+    vocabulary,
     words_of,
 )
 
@@ -185,55 +185,74 @@ def test_without_regions_no_token_shows_anything():
     assert boxes == [[0, 0, 0, 0]] * 4
 
 
+def pictured(
+    words: str = "", labels: Sequence[str | None] = (), source: str = "book", count: int = 1
+) -> list[Picture]:
+    regions = tuple(Region(box_px=(0, 0, 1, 1), label=label) for label in labels)
+    return [Picture(make_image(0), source, regions, words_of(words))] * count
+
+
 def test_words_come_with_the_share_of_regions_that_bear_them():
-    regions = tuple(
-        Region(box_px=(0, 0, 1, 1), label=label) for label in ("red ring", "red", None, "ring ring")
-    )
-    image = make_sample().images[0]
+    pictures = [*pictured(labels=["red ring"]), *pictured(labels=["red", None, "ring ring"])]
 
-    of_regions, of_wholes = vocabularies([Picture(image, regions[:1]), Picture(image, regions[1:])], "tower")
-
-    assert of_regions == {"red": 0.5, "ring": 0.5}
-    assert of_wholes == {}
+    assert vocabulary(pictures, "tower") == ({"red": 0.5, "ring": 0.5}, {"book": frozenset({"red", "ring"})})
 
 
-def test_words_of_whole_pictures_come_with_their_share_unless_they_are_rare():
-    image = make_sample().images[0]
-    said = [Picture(image, words=words_of("a ring"))] * 197 + [Picture(image, words=words_of("a disc"))] * 2
-    regions = [Picture(image, (Region(box_px=(0, 0, 1, 1), label="red"),))] * 100
-
-    of_regions, of_wholes = vocabularies([*regions, *said, Picture(image, words=words_of("rare"))], "tower")
-
+def test_words_are_counted_among_the_sources_that_tell_them_and_rare_ones_left_out():
     assert LEAST_COMMON == 0.01
-    assert of_regions == {"red": 1.0}
-    assert of_wholes == {"a": 199 / 200, "disc": 0.01, "ring": 197 / 200}
+    pictures = [
+        *pictured("a ring", count=297),
+        *pictured("a disc", count=3),
+        *pictured("rare", source="other", count=1),
+        *pictured("a", source="other", count=99),
+        *pictured(labels=["red"], source="boxes", count=7),
+        *pictured("rare", count=1),
+    ]
+
+    shares, told = vocabulary(pictures, "tower")
+
+    assert told == {
+        "book": frozenset({"a", "ring"}),
+        "other": frozenset({"a", "rare"}),
+        "boxes": frozenset({"red"}),
+    }
+    assert shares == {"a": 399 / 401, "rare": 0.01, "red": 1.0, "ring": 297 / 301}
+
+
+def test_a_sample_is_seen_as_its_boxes_its_finding_or_its_answer_in_words():
+    images = (make_image(0), make_image(1))
+    region = Region(box_px=(0, 0, 8, 8), label="gland", image=1)
+    fields = {"images": images, "choices": ("ring", "disc"), "answer": "ring"}
+
+    boxes = pictures_of(make_sample("b", task="boxes", regions=(region,), images=images), "tower")
+    asked = pictures_of(make_sample("c", task="choice", finding="red", **fields), "tower")
+    plain = pictures_of(make_sample("d", task="choice", **fields), "tower")
+
+    assert [picture.regions for picture in boxes] == [(), (region,)]
+    assert [picture.image for picture in asked] == list(images)
+    assert [picture.words for picture in asked] == [{"red"}] * 2
+    assert [picture.words for picture in plain] == [{"ring"}] * 2
+    assert len({boxes[0].source, asked[0].source}) == 2
+    with pytest.raises(UserError, match=r"tower\.tasks: sample n, a count of .* leave the task out"):
+        pictures_of(make_sample("n", task="count", answer="3"), "tower")
 
 
 def test_every_token_shows_the_words_of_the_whole_and_is_asked_for_no_others(eyes):
     _, batches, cell_px = eyes
-    batches = Batches(batches.image_processor, {"white": 1.0}, {"dark": 0.5, "bright": 0.5})
-    boxed, told = lit((2, 3), 4, cell_px), lit((2, 2), -1, cell_px)
-    both = replace(boxed, words=words_of("not bright"))
+    batches.words = {"bright": 0.5, "dark": 0.5, "white": 1.0}
+    batches.told = {"lamps": frozenset({"white"}), "answers": frozenset({"bright", "dark"})}
+    told = Picture(lit((2, 2), -1, cell_px).image, "answers", words=words_of("very dark"))
 
-    batch = batches([boxed, replace(told, words=words_of("very dark")), both])
+    batch = batches([lit((2, 3), 4, cell_px), told])
 
-    region = [0, 0, 0, 0, 1, 0]
-    assert batch["words"].tolist() == [
-        *([w, 0, 0] for w in region),
-        *[[0, 1, 0]] * 4,
-        *([w, 0, 1] for w in region),
-    ]
-    assert batch["told"].tolist() == [
-        *[[True, False, False]] * 6,
-        *[[False, True, True]] * 4,
-        *[[True] * 3] * 6,
-    ]
-    assert not batch["shows"][6:10].any()
+    assert batch["words"].tolist() == [*([0, 0, shows] for shows in (0, 0, 0, 0, 1, 0)), *[[0, 1, 0]] * 4]
+    assert batch["told"].tolist() == [*[[False, False, True]] * 6, *[[True, True, False]] * 4]
+    assert not batch["shows"][6:].any()
 
 
 def test_the_loss_does_not_know_of_words_that_are_not_told(model_folder):
     model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folder))
-    batches = Batches(processor.image_processor, {"white": 1.0}, {"dark": 0.5})
+    batches = Batches(processor.image_processor, {"white": 1.0, "dark": 0.5}, {"lamps": frozenset({"white"})})
     tower = Tower(model, batches)
     batch = batches([lit((2, 3), 4, 28)])
     turned = {**batch, "words": torch.where(batch["told"], batch["words"], 1 - batch["words"])}
@@ -262,7 +281,7 @@ def lit(grid: tuple[int, int], token: int, cell_px: int) -> Picture:
         width_px=columns * cell_px,
         height_px=rows * cell_px,
     )
-    return Picture(image, regions)
+    return Picture(image, "lamps", regions)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -272,7 +291,7 @@ def eyes(request: pytest.FixtureRequest, model_folders) -> tuple[Any, Batches, i
     of_pictures = processor.image_processor
     return (
         model.model.visual,
-        Batches(of_pictures, {"white": 1.0}),
+        Batches(of_pictures, {"white": 1.0}, {"lamps": frozenset({"white"})}),
         of_pictures.patch_size * of_pictures.merge_size,
     )
 
@@ -315,7 +334,9 @@ def test_targets_stand_in_the_order_of_the_towers_tokens(eyes):
 def test_after_speaking_a_token_is_near_the_embeddings_of_the_words_that_it_shows(model_folders, family):
     model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folders[family]))
     cell_px = processor.image_processor.patch_size * processor.image_processor.merge_size
-    batches = Batches(processor.image_processor, {"red": 0.5, "white": 0.5})
+    batches = Batches(
+        processor.image_processor, {"red": 0.5, "white": 0.5}, {"lamps": frozenset({"red", "white"})}
+    )
     pictures = [lit((2, 3), token, cell_px) for token in range(-1, 6)]
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
 
@@ -327,7 +348,7 @@ def test_after_speaking_a_token_is_near_the_embeddings_of_the_words_that_it_show
     embeddings = model.get_input_embeddings().weight.detach()
     red, white = (
         embeddings[processor.tokenizer.encode(f" {word}")].mean(dim=0) - embeddings.mean(dim=0)
-        for word in batches.of_regions
+        for word in batches.words
     )
     said = torch.linalg.lstsq(
         torch.stack([red, white]).T, (seen - embeddings.mean(dim=0)).T
@@ -344,11 +365,15 @@ def test_after_speaking_words_of_regions_and_of_wholes_are_told_apart(model_fold
     """Half of the pictures tell of a region, half of the whole: neither half takes the other for saying no."""
     model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folders[family]))
     cell_px = processor.image_processor.patch_size * processor.image_processor.merge_size
-    batches = Batches(processor.image_processor, {"white": 0.5}, {"black": 0.5, "red": 0.5})
+    batches = Batches(
+        processor.image_processor,
+        dict.fromkeys(("black", "red", "white"), 0.5),
+        {"lamps": frozenset({"white"}), "answers": frozenset({"black", "red"})},
+    )
     pictures = [
         *(lit((1, 1), token, cell_px) for token in (-1, 0)),
         *(
-            replace(lit((1, 1), token, cell_px), regions=(), words=frozenset({word}))
+            Picture(lit((1, 1), token, cell_px).image, "answers", words=frozenset({word}))
             for token, word in ((-1, "black"), (0, "red"))
         ),
     ]
@@ -375,7 +400,7 @@ def test_after_speaking_the_sides_of_a_box_are_read_off_as_numbers():
     tokenizer = train_tokenizer(["a red ring", "a white ring"], 1500, number_tokens=True)
     processor = build_processor(preset, tokenizer, max_pixels=LARGEST)
     model = build_model(preset, build_config(preset, tokenizer), 0, tokenizer)
-    batches = Batches(processor.image_processor, {"white": 0.5})
+    batches = Batches(processor.image_processor, {"white": 0.5}, {"lamps": frozenset({"white"})})
     pictures = [lit((3, 4), token, 32) for token in range(12)]
 
     speak(model, tokenizer, batches, pictures)
@@ -622,11 +647,6 @@ def test_samples_without_boxes_are_refused_by_the_stage(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"tasks": {"boxes": 1, "count": 1}},
-            "tasks: the tower learns boxes, caption, choice, label; others",
-        ),
-        ({"tasks": {}}, "tasks: the tower learns boxes"),
         ({"trainable": ["projector"]}, "trainable: a `vision` stage trains"),
         (
             {"trainable": ["vision", "projector", "language"]},

@@ -130,22 +130,19 @@ class PretrainConfig(TrainConfig):
         return weights
 
 
-TOLD_IN_WORDS = frozenset({"boxes", "caption", "choice", "label"})
-"""Tasks whose truth is words that can be seen in the picture, whatever was asked."""
-
-
 class VisionConfig(TrainConfig):
     """Entry of a recipe: the vision tower and the projector alone, on labelled boxes and on answers in words.
 
     For models from random weights, before captions: each visual token learns which words and which box its place has,
-    and the words of a caption, choice or label that is the answer to its picture.
+    or, of a Sample without boxes, the words of its finding, or else of the caption, choice or label that is its answer.
     """
 
     version: ClassVar[int] = 2
 
     kind: Literal["vision"]
     tasks: dict[str, float] = Field(
-        default={"boxes": 1.0}, description="boxes, caption, choice, label: a draw by weight"
+        default={"boxes": 1.0},
+        description="task -> weight in the mixture; each with boxes or with truth in words",
     )
     trainable: tuple[Module, ...] = Field(default=("vision", "projector"), description="these two")
     speak: bool = Field(
@@ -161,11 +158,7 @@ class VisionConfig(TrainConfig):
         return lora
 
     @model_validator(mode="after")
-    def _words_and_tower_only(self) -> "VisionConfig":
-        if not self.tasks or not set(self.tasks) <= TOLD_IN_WORDS:
-            raise ValueError(
-                f"tasks: the tower learns {', '.join(sorted(TOLD_IN_WORDS))}; others belong into an `sft` stage"
-            )
+    def _tower_only(self) -> "VisionConfig":
         if set(self.trainable) != {"vision", "projector"}:
             raise ValueError("trainable: a `vision` stage trains the vision tower and the projector, whole")
         if self.augment:

@@ -1,14 +1,15 @@
 """Stage `vision`: the vision tower and the projector learn what lies where, before a language model has to read it.
 
 Each visual token is asked by a linear head, which is thrown away afterwards, for the words of the region that it shows
-and for that region's box; of a Sample with a caption, a choice or a label for answer, every token is asked for the
-answer's words. Hundreds of answers a picture, and none of them through a language model: a small tower from random
-weights learns from a few thousand pictures what captions alone do not teach it in many times as long (docs/log.md).
+and for that region's box; of a Sample without boxes, every token is asked for the words of its finding or answer.
+Hundreds of answers a picture, and none of them through a language model: a small tower from random weights learns from
+a few thousand pictures what captions alone do not teach it in many times as long (docs/log.md).
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ from pathloom.train.sft import sft_arguments
 
 CURVE = {"loss": "loss", "learning_rate": "learning_rate"}
 _WORD = re.compile(r"[^\W_]+(?:[&'\u2019./-][^\W_]+)*")
+IN_WORDS = ("caption", "choice", "label")
+"""Tasks whose answer is words that can be seen in the picture, whatever was asked."""
 LEAST_COMMON = 0.01
-"""Share of the pictures whose answer must hold a word for the tower to learn it; our choice."""
+"""Share of a source's labels or answers that must hold a word for the tower to learn it; our choice."""
 LEAST_SHARE = 0.1
 """Share of a token's cell that a region's box must cover to be what the token shows; our choice."""
 _WAVES = 24
@@ -57,16 +60,8 @@ def run_vision(config: VisionConfig, inputs: Mapping[str, Path], out: Path) -> d
 
 def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out: Path) -> dict[str, Any]:
     model, processor = load_trainable(config, base)
-    pictures = [
-        Picture(
-            image,
-            tuple(region for region in sample.regions if region.image == index),
-            frozenset() if sample.task == "boxes" else words_of(sample.answer),
-        )
-        for sample in training
-        for index, image in enumerate(sample.images)
-    ]
-    batches = Batches(processor.image_processor, *vocabularies(pictures, config.name))
+    pictures = [picture for sample in training for picture in pictures_of(sample, config.name)]
+    batches = Batches(processor.image_processor, *vocabulary(pictures, config.name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         tower = Tower(model, batches)
@@ -88,30 +83,59 @@ def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out
 
 @dataclass(frozen=True)
 class Picture:
-    """An image with what is known of it: its regions, or words about the whole of it."""
+    """An image with what is known of it: its regions, or words about the whole of it.
+
+    Pictures of one `source` are told about in the same words: what is not said of one of them is not there.
+    """
 
     image: Image
+    source: str
     regions: tuple[Region, ...] = ()
     words: frozenset[str] = frozenset()
 
 
-def vocabularies(pictures: Sequence[Picture], stage: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Words of regions and words of whole pictures, as they are written, each with the share that bears it.
+def pictures_of(sample: Sample, stage: str) -> list[Picture]:
+    """Each image with its own regions, or for a Sample without boxes with the words of its finding or else answer.
 
-    Of whole pictures, words rarer than LEAST_COMMON are left out. Raises UserError where there is no word at all.
+    Raises UserError for a Sample that has neither, such as a count.
     """
-    of_regions = _shares([words_of(region.label) for picture in pictures for region in picture.regions])
-    of_wholes = _shares([picture.words for picture in pictures if picture.words])
-    of_wholes = {word: share for word, share in of_wholes.items() if share >= LEAST_COMMON}
-    if not of_regions and not of_wholes:
-        raise UserError(f"{stage}: no region of the training Samples has a label, so there is nothing to see")
-    return of_regions, of_wholes
+    source = f"{sample.origin.source} {sample.task}"
+    if sample.task == "boxes":
+        return [
+            Picture(image, source, tuple(region for region in sample.regions if region.image == index))
+            for index, image in enumerate(sample.images)
+        ]
+    words = words_of(sample.finding or (sample.answer if sample.task in IN_WORDS else None))
+    if not words:
+        raise UserError(
+            f"{stage}.tasks: sample {sample.id}, a {sample.task} of {sample.origin.source}, has neither boxes nor a "
+            "finding nor an answer in words that could be seen; leave the task out"
+        )
+    return [Picture(image, source, words=words) for image in sample.images]
 
 
-def _shares(said: Sequence[frozenset[str]]) -> dict[str, float]:
-    return {
-        word: sum(word in words for words in said) / len(said) for word in sorted(frozenset().union(*said))
+def vocabulary(pictures: Sequence[Picture], stage: str) -> tuple[dict[str, float], dict[str, frozenset[str]]]:
+    """Word -> the share of labels and answers that hold it, and source -> the words that its pictures are told about.
+
+    Words in less than LEAST_COMMON of a source's answers are left out. Raises UserError where no word is left.
+    """
+    said: dict[str, list[frozenset[str]]] = {}
+    for picture in pictures:
+        of_regions = [words_of(region.label) for region in picture.regions]
+        said.setdefault(picture.source, []).extend([picture.words] if picture.words else of_regions)
+    counts = {source: Counter(word for words in labels for word in words) for source, labels in said.items()}
+    told = {
+        source: frozenset(word for word, count in of.items() if count >= LEAST_COMMON * len(said[source]))
+        for source, of in counts.items()
     }
+    shares = {
+        word: sum(counts[source][word] for source in sources) / sum(len(said[source]) for source in sources)
+        for word in sorted(frozenset().union(*told.values()))
+        if (sources := [source for source, words in told.items() if word in words])
+    }
+    if not shares:
+        raise UserError(f"{stage}: no region of the training Samples has a label, so there is nothing to see")
+    return shares, told
 
 
 def words_of(text: str | None) -> frozenset[str]:
@@ -121,13 +145,13 @@ def words_of(text: str | None) -> frozenset[str]:
 
 @dataclass
 class Batches:
-    """The collator: pictures in; patches, and for each visual token its words, which of them its picture tells
-    about, its box and whether it shows a region, out.
+    """The collator: pictures in; patches, and for each visual token its words, which of them its picture is told
+    about, its box and whether it shows a region, out. `words` and `told` are those of `vocabulary`.
     """
 
     image_processor: Any
-    of_regions: Mapping[str, float]
-    of_wholes: Mapping[str, float] = field(default_factory=dict)
+    words: Mapping[str, float]
+    told: Mapping[str, frozenset[str]]
 
     def __call__(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
         pixels = [load_pixels(picture.image) for picture in pictures]
@@ -145,12 +169,10 @@ class Batches:
     def _targets(
         self, picture: Picture, size_px: tuple[int, int], grid: tuple[int, int]
     ) -> tuple[Tensor, ...]:
-        of_regions, boxes, shows = region_targets(picture.regions, size_px, grid, list(self.of_regions))
-        of_whole = torch.tensor([float(word in picture.words) for word in self.of_wholes])
-        words = torch.cat([of_regions, of_whole.expand(len(shows), -1)], dim=1)
-        told = torch.full(words.shape, bool(picture.words))
-        told[:, : len(self.of_regions)] = bool(picture.regions) or not picture.words
-        return words, told, boxes, shows
+        words, boxes, shows = region_targets(picture.regions, size_px, grid, list(self.words))
+        words += torch.tensor([float(word in picture.words) for word in self.words])
+        told = torch.tensor([word in self.told[picture.source] for word in self.words])
+        return words, told.expand_as(words), boxes, shows
 
 
 def region_targets(
@@ -191,8 +213,8 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
     A language model that has learnt to copy and to compare words can then do so with what it sees. Where the tokenizer
     has all numbers from 0 to 1000, the four sides of the box are added, each as the place of its number among the
     numbers' embeddings, turned into directions of its own. Ridge regression on `pictures` in closed form, from the
-    layer's inputs: the words of regions and the sides on pictures that tell them, the words of wholes on the others.
-    What the layer gave before is added in the directions that are left, as long as an embedding.
+    layer's inputs, for each word on those pictures that are told about it. What the layer gave before is added in the
+    directions that are left, as long as an embedding.
     """
     model.eval()
     embeddings = model.get_input_embeddings().weight
@@ -200,7 +222,7 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
     said = torch.stack(  # [words, width]
         [
             embeddings[tokenizer.encode(f" {word}", add_special_tokens=False)].mean(dim=0)
-            for word in (*batches.of_regions, *batches.of_wholes)
+            for word in batches.words
         ]
     )
     said -= mean
@@ -210,22 +232,25 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
     hooks = [
         layer.register_forward_pre_hook(lambda layer, given: seen[layer].append(given[0])) for layer in layers
     ]
-    num_of_regions = len(batches.of_regions)
-    fits: list[tuple[list[Tensor], list[Tensor]]] = [([], []), ([], [])]  # of regions, of wholes: meant, told
+    shown: list[dict[str, Tensor]] = []
     for start in range(0, len(pictures), _FITTED_AT_ONCE):
-        batch = batches(pictures[start : start + _FITTED_AT_ONCE])
-        batch = {name: values.to(model.device) for name, values in batch.items()}
-        model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
-        for part, (meant, told) in zip(
-            (slice(num_of_regions), slice(num_of_regions, None)), fits, strict=True
-        ):
-            meant.append(batch["words"][:, part] @ said[part])
-            told.append(batch["told"][:, part].any(dim=1))
-        for side, places in zip(batch["boxes"].T, sides, strict=False):
-            of_side = places[(side * (places.shape[0] - 1)).round().long()]
-            fits[0][0][-1] += batch["shows"][:, None] * of_side
+        some = pictures[start : start + _FITTED_AT_ONCE]
+        batch = {name: values.to(model.device) for name, values in batches(some).items()}
+        grids = batch.pop("image_grid_thw")
+        model.model.visual(batch.pop("pixel_values"), grid_thw=grids)
+        boxed = torch.tensor([not picture.words for picture in some], device=model.device)
+        num_tokens = grids.prod(dim=1) // batches.image_processor.merge_size**2
+        shown.append({**batch, "boxed": boxed.repeat_interleave(num_tokens)})
     for hook in hooks:
         hook.remove()
+    targets = {name: torch.cat([batch[name] for batch in shown]) for name in shown[0]}
+    fits = [  # which tokens, and what they mean [tokens, width]
+        (targets["told"][:, alike[0]], targets["words"][:, alike] @ said[alike])
+        for alike in _told_alike(batches)
+    ]
+    for side, places in zip(targets["boxes"].T, sides, strict=False):
+        meant = places[(side * (len(places) - 1)).round().long()]
+        fits.append((targets["boxed"], targets["shows"][:, None] * meant))
     used = torch.linalg.qr(torch.cat([said, *(places[:: len(places) // _WAVES] for places in sides)]).T)[0]
     length = (embeddings - mean).norm(dim=1).mean()
     for layer, given in seen.items():
@@ -236,13 +261,21 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
         bias = -weight @ centre
         if layer is layers[0]:
             bias += mean
-            for meant, told in fits:
-                if any(part.any() for part in told):
-                    slope, offset = _ridge(inputs[torch.cat(told)], torch.cat(meant)[torch.cat(told)])
+            for rows, meant in fits:
+                if rows.any():
+                    slope, offset = _ridge(inputs[rows], meant[rows])
                     weight += slope
                     bias += offset
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
+
+
+def _told_alike(batches: Batches) -> list[list[int]]:
+    """Positions of the words, those together that the same sources tell."""
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for position, word in enumerate(batches.words):
+        groups.setdefault(tuple(word in words for words in batches.told.values()), []).append(position)
+    return list(groups.values())
 
 
 def _ridge(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -291,11 +324,10 @@ class Tower(nn.Module):
         self.visual = model.model.visual
         width = model.config.vision_config.out_hidden_size
         self.norm = nn.LayerNorm(width)
-        shares = [*batches.of_regions.values(), *batches.of_wholes.values()]
-        self.words = nn.Linear(width, len(shares))
+        self.words = nn.Linear(width, len(batches.words))
         self.box = nn.Linear(width, 4)
         with torch.no_grad():  # start at how common each word is, as nearly all targets are zero
-            self.words.bias.copy_(torch.tensor(shares).clamp(1e-4, 0.99).logit())
+            self.words.bias.copy_(torch.tensor(list(batches.words.values())).clamp(1e-4, 0.99).logit())
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
         """The trainer calls this where `activation_checkpointing` is set, as it is by default on a GPU."""
