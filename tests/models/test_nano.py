@@ -17,6 +17,8 @@ from pathloom.models.nano import (
     SPECIAL_TOKENS,
     build_config,
     build_model,
+    projector_layer,
+    renew_tower,
     save_nano,
     train_tokenizer,
 )
@@ -86,6 +88,26 @@ def test_the_seed_fixes_the_weights_and_leaves_the_callers_random_state_alone(lo
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_renewed_tower_is_that_of_a_new_model_around_the_mean_of_the_words(loaded, family):
+    processor = loaded[family][1]
+    preset = find_preset(PRESET_OF[family])
+    config = build_config(preset, processor.tokenizer)
+    model, new = (build_model(preset, config, seed, processor.tokenizer) for seed in (0, 1))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+
+    renew_tower(model, 1)
+
+    assert torch.equal(torch.random.get_rng_state(), state)
+    after, fresh = model.state_dict(), new.state_dict()
+    layer = projector_layer(model.model.visual.merger)
+    bias = next(name for name, parameter in model.named_parameters() if parameter is layer.bias)
+    for name in after.keys() - {bias}:
+        assert torch.equal(after[name], (fresh if ".visual." in name else before)[name]), name
+    assert torch.equal(after[bias], before["model.language_model.embed_tokens.weight"].mean(dim=0))
 
 
 @pytest.mark.parametrize(

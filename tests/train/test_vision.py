@@ -30,6 +30,7 @@ from pathloom.train.vision import (
     Picture,
     Tower,
     pictures_of,
+    pool,
     projectors,
     region_targets,
     run_vision,
@@ -247,7 +248,18 @@ def test_every_token_shows_the_words_of_the_whole_and_is_asked_for_no_others(eye
 
     assert batch["words"].tolist() == [*([0, 0, shows] for shows in (0, 0, 0, 0, 1, 0)), *[[0, 1, 0]] * 4]
     assert batch["told"].tolist() == [*[[False, False, True]] * 6, *[[True, True, False]] * 4]
+    assert batch["whole"].tolist() == [False] * 6 + [True] * 4
     assert not batch["shows"][6:].any()
+
+
+def test_tokens_of_a_whole_picture_give_way_to_their_mean():
+    values = torch.tensor([[1.0, 0], [3, 4], [5, 6], [7, 8], [1, 1], [2, 4], [6, 1]])
+    grids = torch.tensor([[1, 2, 4], [1, 4, 2], [1, 2, 6]])  # patches, four to a token
+    whole = torch.tensor([True, True, False, False, True, True, True])
+
+    pooled = pool(values, whole, grids, 2)
+
+    assert pooled.tolist() == [[2, 2], [2, 2], [5, 6], [7, 8], [3, 2], [3, 2], [3, 2]]
 
 
 def test_the_loss_does_not_know_of_words_that_are_not_told(model_folder):
@@ -473,6 +485,18 @@ def test_a_run_leaves_a_plain_model_folder(trained, model_folders, family):
     card = read_card(out)
     assert (card.tasks, card.trained_on, card.base) == (("boxes",), ("phantom_structures",), "untrained")
     assert card.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fresh_tower_learns_as_if_the_model_had_never_seen(
+    trained, model_folders, inputs, tmp_path, family
+):
+    for name, base in (("after", trained[family][0]), ("before", model_folders[family])):
+        (tmp_path / name).mkdir()
+        run_vision(config(fresh=True), {**inputs, "untrained": base}, tmp_path / name)
+
+    assert not same_weights(trained[family][0], model_folders[family])
+    assert same_weights(tmp_path / "after", tmp_path / "before")
 
 
 @pytest.mark.parametrize("stopped_after", [2, STEPS], ids=["in the middle", "after the last step"])

@@ -203,8 +203,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _MODEL_CLASSES[preset.family](config)
-        for block in model.model.visual.blocks:
-            _initialise_attention(block.attn, preset.vision["num_heads"])
+        _initialise_tower(model)
         numbers = number_ids(tokenizer) if tokenizer is not None else {}
         if numbers:
             wire_numbers(model, numbers)
@@ -212,6 +211,31 @@ def build_model(
     model.generation_config.eos_token_id = getattr(config.text_config, "eos_token_id", None)
     model.generation_config.pad_token_id = getattr(config.text_config, "pad_token_id", None)
     return model
+
+
+def renew_tower(model: Any, seed: int) -> None:
+    """Give the vision tower and the projector of a Qwen-VL model random weights from `seed`, as `build_model` does.
+
+    Visual tokens then lie around the mean of the embeddings, which holds what all tokens have in common.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(model)(model.config)
+        _initialise_tower(fresh)
+    visual = model.model.visual
+    visual.load_state_dict(fresh.model.visual.state_dict())
+    with torch.no_grad():
+        projector_layer(visual.merger).bias.copy_(model.get_input_embeddings().weight.mean(dim=0))
+
+
+def projector_layer(merger: Any) -> torch.nn.Linear:
+    """The last layer of a merger, of either family."""
+    return merger.linear_fc2 if hasattr(merger, "linear_fc2") else merger.mlp[-1]
+
+
+def _initialise_tower(model: Any) -> None:
+    for block in model.model.visual.blocks:
+        _initialise_attention(block.attn, model.config.vision_config.num_heads)
 
 
 @torch.no_grad()

@@ -145,6 +145,11 @@ class VisionConfig(TrainConfig):
         description="task -> weight in the mixture; each with boxes or with truth in words",
     )
     trainable: tuple[Module, ...] = Field(default=("vision", "projector"), description="these two")
+    fresh: bool = Field(
+        default=False,
+        description="forget what the tower and the projector have learnt: a small tower learns tissue sooner from "
+        "random weights than after shapes",
+    )
     speak: bool = Field(
         default=False,
         description="at the end, make visual tokens the sum of the language model's embeddings of the words they show",

@@ -1,7 +1,7 @@
 """Stage `vision`: the vision tower and the projector learn what lies where, before a language model has to read it.
 
 Each visual token is asked by a linear head, which is thrown away afterwards, for the words of the region that it shows
-and for that region's box; of a Sample without boxes, every token is asked for the words of its finding or answer.
+and for that region's box; of a Sample without boxes, the tokens' mean is asked for the words of its finding or answer.
 Hundreds of answers a picture, and none of them through a language model: a small tower from random weights learns from
 a few thousand pictures what captions alone do not teach it in many times as long (docs/log.md).
 """
@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import Trainer
 
 from pathloom.images import load_pixels
-from pathloom.models.nano import number_ids
+from pathloom.models.nano import number_ids, projector_layer, renew_tower
 from pathloom.schema import Image, Region, Sample
 from pathloom.stage import UserError
 from pathloom.train.config import VisionConfig
@@ -60,6 +60,8 @@ def run_vision(config: VisionConfig, inputs: Mapping[str, Path], out: Path) -> d
 
 def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out: Path) -> dict[str, Any]:
     model, processor = load_trainable(config, base)
+    if config.fresh:
+        renew_tower(model, config.seed)
     pictures = [picture for sample in training for picture in pictures_of(sample, config.name)]
     batches = Batches(processor.image_processor, *vocabulary(pictures, config.name))
     with torch.random.fork_rng(devices=[]):
@@ -146,7 +148,9 @@ def words_of(text: str | None) -> frozenset[str]:
 @dataclass
 class Batches:
     """The collator: pictures in; patches, and for each visual token its words, which of them its picture is told
-    about, its box and whether it shows a region, out. `words` and `told` are those of `vocabulary`.
+    about, its box, whether it shows a region, and whether its words are of the whole picture, out.
+
+    `words` and `told` are those of `vocabulary`.
     """
 
     image_processor: Any
@@ -163,8 +167,9 @@ class Batches:
                 pictures, pixels, batch["image_grid_thw"], strict=True
             )
         ]
-        words, told, boxes, shows = (torch.cat(parts) for parts in zip(*targets, strict=True))
-        return {**batch, "words": words, "told": told, "boxes": boxes, "shows": shows}
+        names = ("words", "told", "boxes", "shows", "whole")
+        parts = zip(*targets, strict=True)
+        return {**batch, **{name: torch.cat(part) for name, part in zip(names, parts, strict=True)}}
 
     def _targets(
         self, picture: Picture, size_px: tuple[int, int], grid: tuple[int, int]
@@ -172,7 +177,8 @@ class Batches:
         words, boxes, shows = region_targets(picture.regions, size_px, grid, list(self.words))
         words += torch.tensor([float(word in picture.words) for word in self.words])
         told = torch.tensor([word in self.told[picture.source] for word in self.words])
-        return words, told.expand_as(words), boxes, shows
+        whole = torch.full_like(shows, bool(picture.words))
+        return words, told.expand_as(words), boxes, shows, whole
 
 
 def region_targets(
@@ -213,8 +219,8 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
     A language model that has learnt to copy and to compare words can then do so with what it sees. Where the tokenizer
     has all numbers from 0 to 1000, the four sides of the box are added, each as the place of its number among the
     numbers' embeddings, turned into directions of its own. Ridge regression on `pictures` in closed form, from the
-    layer's inputs, for each word on those pictures that are told about it. What the layer gave before is added in the
-    directions that are left, as long as an embedding.
+    layer's inputs, for each word on those pictures that are told about it, over a picture's mean where it is about the
+    whole. What the layer gave before is added in the directions that are left, as long as an embedding.
     """
     model.eval()
     embeddings = model.get_input_embeddings().weight
@@ -238,9 +244,9 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
         batch = {name: values.to(model.device) for name, values in batches(some).items()}
         grids = batch.pop("image_grid_thw")
         model.model.visual(batch.pop("pixel_values"), grid_thw=grids)
-        boxed = torch.tensor([not picture.words for picture in some], device=model.device)
-        num_tokens = grids.prod(dim=1) // batches.image_processor.merge_size**2
-        shown.append({**batch, "boxed": boxed.repeat_interleave(num_tokens)})
+        for given in seen.values():
+            given[-1] = pool(given[-1].float(), batch["whole"], grids, batches.image_processor.merge_size)
+        shown.append(batch)
     for hook in hooks:
         hook.remove()
     targets = {name: torch.cat([batch[name] for batch in shown]) for name in shown[0]}
@@ -250,7 +256,7 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
     ]
     for side, places in zip(targets["boxes"].T, sides, strict=False):
         meant = places[(side * (len(places) - 1)).round().long()]
-        fits.append((targets["boxed"], targets["shows"][:, None] * meant))
+        fits.append((~targets["whole"], targets["shows"][:, None] * meant))
     used = torch.linalg.qr(torch.cat([said, *(places[:: len(places) // _WAVES] for places in sides)]).T)[0]
     length = (embeddings - mean).norm(dim=1).mean()
     for layer, given in seen.items():
@@ -268,6 +274,15 @@ def speak(model: Any, tokenizer: Any, batches: Batches, pictures: Sequence[Pictu
                     bias += offset
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
+
+
+def pool(values: Tensor, whole: Tensor, image_grid_thw: Tensor, merge_size: int) -> Tensor:
+    """`values` [tokens, any], where those of tokens that are `whole` [tokens] give way to the mean of their picture."""
+    num_tokens = image_grid_thw.prod(dim=1) // merge_size**2
+    picture = torch.arange(len(num_tokens), device=values.device).repeat_interleave(num_tokens)
+    sums = values.new_zeros(len(num_tokens), values.shape[1]).index_add(0, picture, values)
+    means = (sums / num_tokens[:, None])[picture]
+    return torch.where(whole[:, None], means, values)
 
 
 def _told_alike(batches: Batches) -> list[list[int]]:
@@ -312,10 +327,6 @@ def projectors(model: Any) -> list[nn.Module]:
     return [model.model.visual.merger, *getattr(model.model.visual, "deepstack_merger_list", ())]
 
 
-def projector_layer(merger: Any) -> nn.Linear:
-    return merger.linear_fc2 if hasattr(merger, "linear_fc2") else merger.mlp[-1]
-
-
 class Tower(nn.Module):
     """The vision tower and projector of a Qwen-VL model with the head that asks them."""
 
@@ -323,6 +334,7 @@ class Tower(nn.Module):
         super().__init__()
         self.visual = model.model.visual
         width = model.config.vision_config.out_hidden_size
+        self.merge_size = batches.image_processor.merge_size
         self.norm = nn.LayerNorm(width)
         self.words = nn.Linear(width, len(batches.words))
         self.box = nn.Linear(width, 4)
@@ -341,11 +353,13 @@ class Tower(nn.Module):
         told: Tensor,
         boxes: Tensor,
         shows: Tensor,
+        whole: Tensor,
     ) -> dict[str, Tensor]:
         """Loss: cross-entropy of the words that are told, summed, plus that of the boxes of tokens that show one."""
         output = self.visual(pixel_values, grid_thw=image_grid_thw)
         seen = self.norm(sum(getattr(output, "deepstack_features", ()), output.pooler_output))
-        loss = functional.binary_cross_entropy_with_logits(self.words(seen), words, reduction="none")
+        logits = pool(self.words(seen), whole, image_grid_thw, self.merge_size)
+        loss = functional.binary_cross_entropy_with_logits(logits, words, reduction="none")
         loss = (loss * told).sum(dim=1).mean()
         if shows.any():
             error = functional.smooth_l1_loss(self.box(seen[shows]), boxes[shows], beta=0.05)
