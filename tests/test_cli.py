@@ -293,7 +293,7 @@ def test_show_and_explain_find_a_stage_and_a_sample(capsys):
     for part in (
         sample_id,
         "licence Apache-2.0",
-        "ingest.phantom v2: seed 0",
+        "ingest.phantom v3: seed 0",
         f"held by {folder.name}",
         "answer: yes",
     ):

@@ -170,7 +170,7 @@ def test_an_answer_can_be_traced_back_to_its_source(workplace, capsys):
     assert main(["explain", "phantom/diagnosis/test/00002", "--runs", str(workplace / "runs")]) == 0
 
     chain = capsys.readouterr().out
-    assert "ingest.phantom v2: seed 0" in chain
+    assert "ingest.phantom v3: seed 0" in chain
     for stage in ("before-", "after-"):
         assert f"  {stage}" in chain
     assert "(shuffled_options)" in chain

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pathloom.train.vision import (
     Batches,
     Picture,
     Tower,
+    Turned,
     pictures_of,
     pool,
     projectors,
@@ -337,6 +339,38 @@ def test_targets_stand_in_the_order_of_the_towers_tokens(eyes):
         dark, *ones = features.view(TOKENS + 1, TOKENS, -1)
         changed_most = [int((one - dark).norm(dim=-1).argmax()) for one in ones]
         assert changed_most == list(range(TOKENS))
+
+
+# Turns
+
+
+def test_a_picture_without_regions_is_turned_in_all_eight_ways_and_one_with_regions_never():
+    plain, boxed = Picture(make_image(0), "book", words=words_of("dark")), *pictured(labels=["red"])
+    rows = Turned([boxed, plain], augment=True, seed=0)
+    turns = []
+    for epoch in range(80):
+        rows.epoch = epoch
+        assert rows[0] == boxed
+        assert rows[1] == replace(plain, turn=rows[1].turn), "the same epoch turns it the same way"
+        turns.append(rows[1].turn)
+
+    assert set(turns) == set(range(8))
+    still = Turned([boxed, plain], augment=False, seed=0)
+    assert [still[0], still[1]] == [boxed, plain]
+
+
+def test_patches_are_those_of_the_turned_picture(eyes):
+    _, batches, cell_px = eyes
+    batches.told = {"lamps": frozenset(), "answers": frozenset({"white"})}
+    plain = Picture(lit((2, 3), 1, cell_px).image, "answers", words=words_of("white"))
+
+    upright, quarter = batches([plain]), batches([replace(plain, turn=1)])
+
+    assert upright["image_grid_thw"].tolist()[0][1:] == quarter["image_grid_thw"].tolist()[0][:0:-1]
+    patches_a_token = batches.image_processor.merge_size**2
+    for batch, token in ((upright, 1), (quarter, 2)):  # a quarter against the clock: 2 columns, row by row
+        bright = batch["pixel_values"].mean(dim=1).view(-1, patches_a_token).mean(dim=1)
+        assert int(bright.argmax()) == token
 
 
 # In words
@@ -677,7 +711,6 @@ def test_samples_without_boxes_are_refused_by_the_stage(inputs, tmp_path):
             "trainable: a `vision` stage trains",
         ),
         ({"lora": {"r": 4}}, r"lora\n.*a `vision` stage trains .* whole; remove it"),
-        ({"augment": True}, "augment: boxes do not turn"),
         ({"trainer": {"seed": 3}}, "seed is set by the stage"),
     ],
 )

@@ -210,7 +210,7 @@ QUESTIONS: tuple[Question, ...] = (
 class PhantomConfig(DrawnConfig):
     """Entry of a recipe: how many training and test pictures each kind of question gets."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     family: ClassVar[str] = "phantom"
     questions: ClassVar[tuple[Question, ...]] = QUESTIONS
 

@@ -288,7 +288,7 @@ def _necrosis(rng: np.random.Generator, size_px: int, crowding: int) -> Layout:
             for r, t in zip(reaches, turns, strict=True)
         ]
         layout.structure_boxes_px.append(blob.box())
-    layout.structure_name = "necrotic focus"
+    layout.structure_name = "necrotic area"
     layout.fill = {NEST: (("tumour", 0.8), ("pyknotic", 0.2))}
     layout.marked_kinds = frozenset({"tumour"})
     return layout

@@ -166,8 +166,6 @@ class VisionConfig(TrainConfig):
     def _tower_only(self) -> "VisionConfig":
         if set(self.trainable) != {"vision", "projector"}:
             raise ValueError("trainable: a `vision` stage trains the vision tower and the projector, whole")
-        if self.augment:
-            raise ValueError("augment: boxes do not turn with their picture; remove it")
         return self
 
 

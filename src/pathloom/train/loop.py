@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import trl.trainer.utils as trl_utils
 from peft import LoraConfig
@@ -28,7 +28,7 @@ from pathloom.schema import FOLD_PREFIX, Sample
 from pathloom.stage import UserError, write_jsonl
 from pathloom.store import read_samples
 from pathloom.train.config import MODULES, TrainConfig
-from pathloom.train.rows import Rows, mix, refuse_held_out, refuse_shared_groups, training_samples
+from pathloom.train.rows import mix, refuse_held_out, refuse_shared_groups, training_samples
 
 CHECKPOINTS = "checkpoints"
 TRAINING_LOG = "training.jsonl"
@@ -206,10 +206,14 @@ def finish(
     return {"trained_on": len(training), "steps": trainer.state.global_step, "modules": trained}
 
 
+class HasEpoch(Protocol):
+    epoch: int
+
+
 class FollowEpoch(TrainerCallback):
     """Tells the rows which epoch it is, so that templates and turns are new in each."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: HasEpoch) -> None:
         self.rows = rows
 
     def on_epoch_begin(

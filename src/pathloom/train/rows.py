@@ -92,7 +92,7 @@ class Rows:
         pictures = [load_pixels(image) for image in sample.images]
         if self.augment and not sample.regions and sample.reasoning is None:
             turn = int(rng.integers(8))  # a reasoning or a box may name places, which a turn would move
-            pictures = [_turned(picture, turn) for picture in pictures]
+            pictures = [turned(picture, turn) for picture in pictures]
         return {
             "prompt": task.render(sample, template, self.style).messages(),
             "completion": [
@@ -107,7 +107,7 @@ def _text(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
 
 
-def _turned(picture: PILImage.Image, turn: int) -> PILImage.Image:
+def turned(picture: PILImage.Image, turn: int) -> PILImage.Image:
     """One of the eight symmetries of the square: tissue has no up."""
     if turn >= 4:
         picture = picture.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)

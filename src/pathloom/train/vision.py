@@ -9,13 +9,15 @@ a few thousand pictures what captions alone do not teach it in many times as lon
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 from transformers import Trainer
 
 from pathloom.images import load_pixels
@@ -25,6 +27,7 @@ from pathloom.stage import UserError
 from pathloom.train.config import VisionConfig
 from pathloom.train.loop import (
     CHECKPOINTS,
+    FollowEpoch,
     Progress,
     finish,
     last_whole_checkpoint,
@@ -32,6 +35,7 @@ from pathloom.train.loop import (
     quiet,
     run_by_fold,
 )
+from pathloom.train.rows import turned
 from pathloom.train.sft import sft_arguments
 
 CURVE = {"loss": "loss", "learning_rate": "learning_rate"}
@@ -63,6 +67,7 @@ def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out
     if config.fresh:
         renew_tower(model, config.seed)
     pictures = [picture for sample in training for picture in pictures_of(sample, config.name)]
+    rows = Turned(pictures, augment=config.augment, seed=config.seed)
     batches = Batches(processor.image_processor, *vocabulary(pictures, config.name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -70,10 +75,10 @@ def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out
     trainer = Trainer(
         model=tower,
         args=sft_arguments(config, out / CHECKPOINTS),
-        train_dataset=pictures,
+        train_dataset=rows,
         data_collator=batches,
         processing_class=processor,
-        callbacks=[Progress(config, out)],
+        callbacks=[FollowEpoch(rows), Progress(config, out)],
     )
     quiet(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
@@ -94,6 +99,7 @@ class Picture:
     source: str
     regions: tuple[Region, ...] = ()
     words: frozenset[str] = frozenset()
+    turn: int = 0
 
 
 def pictures_of(sample: Sample, stage: str) -> list[Picture]:
@@ -114,6 +120,25 @@ def pictures_of(sample: Sample, stage: str) -> list[Picture]:
             "finding nor an answer in words that could be seen; leave the task out"
         )
     return [Picture(image, source, words=words) for image in sample.images]
+
+
+class Turned(Dataset[Picture]):
+    """The training pictures. With `augment`, those without regions are turned, by (seed, epoch, place) alone."""
+
+    def __init__(self, pictures: Sequence[Picture], *, augment: bool, seed: int) -> None:
+        self.pictures = pictures
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Picture:
+        picture = self.pictures[index]
+        if not self.augment or picture.regions:
+            return picture
+        return replace(picture, turn=int(np.random.default_rng([self.seed, self.epoch, index]).integers(8)))
 
 
 def vocabulary(pictures: Sequence[Picture], stage: str) -> tuple[dict[str, float], dict[str, frozenset[str]]]:
@@ -158,7 +183,7 @@ class Batches:
     told: Mapping[str, frozenset[str]]
 
     def __call__(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
-        pixels = [load_pixels(picture.image) for picture in pictures]
+        pixels = [turned(load_pixels(picture.image), picture.turn) for picture in pictures]
         batch = self.image_processor(images=pixels, return_tensors="pt")
         merge = self.image_processor.merge_size
         targets = [
