@@ -222,18 +222,20 @@ def test_words_are_counted_among_the_sources_that_tell_them_and_rare_ones_left_o
     assert shares == {"a": 399 / 401, "rare": 0.01, "red": 1.0, "ring": 297 / 301}
 
 
-def test_a_sample_is_seen_as_its_boxes_its_finding_or_its_answer_in_words():
+def test_a_sample_is_seen_as_its_boxes_or_its_finding_and_its_answer_in_words():
     images = (make_image(0), make_image(1))
     region = Region(box_px=(0, 0, 8, 8), label="gland", image=1)
     fields = {"images": images, "choices": ("ring", "disc"), "answer": "ring"}
 
     boxes = pictures_of(make_sample("b", task="boxes", regions=(region,), images=images), "tower")
-    asked = pictures_of(make_sample("c", task="choice", finding="red", **fields), "tower")
+    asked = pictures_of(make_sample("y", task="yes_no", answer="yes", finding="red", images=images), "tower")
+    both = pictures_of(make_sample("c", task="choice", finding="red", **fields), "tower")
     plain = pictures_of(make_sample("d", task="choice", **fields), "tower")
 
     assert [picture.regions for picture in boxes] == [(), (region,)]
     assert [picture.image for picture in asked] == list(images)
     assert [picture.words for picture in asked] == [{"red"}] * 2
+    assert [picture.words for picture in both] == [{"red", "ring"}] * 2
     assert [picture.words for picture in plain] == [{"ring"}] * 2
     assert len({boxes[0].source, asked[0].source}) == 2
     with pytest.raises(UserError, match=r"tower\.tasks: sample n, a count of .* leave the task out"):

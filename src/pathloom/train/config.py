@@ -134,7 +134,7 @@ class VisionConfig(TrainConfig):
     """Entry of a recipe: the vision tower and the projector alone, on labelled boxes and on answers in words.
 
     For models from random weights, before captions: each visual token learns which words and which box its place has,
-    or, of a Sample without boxes, the words of its finding, or else of the caption, choice or label that is its answer.
+    or, of a Sample without boxes, the words of its finding and of the caption, choice or label that is its answer.
     """
 
     version: ClassVar[int] = 2

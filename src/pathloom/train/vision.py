@@ -1,7 +1,7 @@
 """Stage `vision`: the vision tower and the projector learn what lies where, before a language model has to read it.
 
 Each visual token is asked by a linear head, which is thrown away afterwards, for the words of the region that it shows
-and for that region's box; of a Sample without boxes, the tokens' mean is asked for the words of its finding or answer.
+and for that region's box; of a Sample without boxes, the tokens' mean is asked for the words of its finding and answer.
 Hundreds of answers a picture, and none of them through a language model: a small tower from random weights learns from
 a few thousand pictures what captions alone do not teach it in many times as long (docs/log.md).
 """
@@ -103,7 +103,7 @@ class Picture:
 
 
 def pictures_of(sample: Sample, stage: str) -> list[Picture]:
-    """Each image with its own regions, or for a Sample without boxes with the words of its finding or else answer.
+    """Each image with its own regions, or for a Sample without boxes with the words of its finding and answer.
 
     Raises UserError for a Sample that has neither, such as a count.
     """
@@ -113,7 +113,7 @@ def pictures_of(sample: Sample, stage: str) -> list[Picture]:
             Picture(image, source, tuple(region for region in sample.regions if region.image == index))
             for index, image in enumerate(sample.images)
         ]
-    words = words_of(sample.finding or (sample.answer if sample.task in IN_WORDS else None))
+    words = words_of(sample.finding) | words_of(sample.answer if sample.task in IN_WORDS else None)
     if not words:
         raise UserError(
             f"{stage}.tasks: sample {sample.id}, a {sample.task} of {sample.origin.source}, has neither boxes nor a "
