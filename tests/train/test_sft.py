@@ -114,7 +114,7 @@ def test_the_card_says_what_the_model_saw(trained):
     card = read_card(trained[0])
 
     assert card.tasks == ("boxes", "caption", "choice", "count", "yes_no")
-    assert card.templates["yes_no"] == ("choose", "reply")
+    assert card.templates["yes_no"] == ("choose", "reply", "answer_first", "which")
     assert card.trained_on == (
         "phantom_caption",
         "phantom_diagnosis",

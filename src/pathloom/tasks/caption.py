@@ -44,12 +44,14 @@ def _chance(samples: Sequence[Sample]) -> float:
 
 CAPTION = Task(
     name="caption",
-    version=1,
+    version=2,
     metric="token_f1",
     templates=(
         Template("describe", "{question}\nDescribe the image."),
         Template("caption", "{question}\nWrite a caption."),
         Template("shown", "{question}\nWhat is shown?"),
+        Template("describe_first", "Describe what is shown. {question}"),
+        Template("image", "{question}\nWrite what the image shows."),
     ),
     truth=_truth,
     write=_write,

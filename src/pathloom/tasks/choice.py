@@ -54,19 +54,26 @@ def _chance(samples: Sequence[Sample]) -> float:
 
 CHOICE = Task(
     name="choice",
-    version=1,
+    version=2,
     metric="accuracy",
     templates=(
         Template("letter", "{question}\n{options}\nAnswer with the letter of the right option."),
         Template("pick", "{question}\nOptions:\n{options}\nPick one option and give its letter."),
         Template("which", "{question}\n{options}\nWhich option is right? Give the letter."),
         Template("options_first", "{options}\n{question}\nReply with one letter."),
+        Template("answer_first", "Answer with the letter of one option. {question}\n{options}"),
+        Template("right", "{question}\n{options}\nOne option is right. Answer with the letter."),
         # A model must learn to bind letters to options; in words it need not, so the two tell seeing from binding.
         Template(
             "words", "{question}\n{options}\nAnswer with the words of the right option.", option_as="words"
         ),
         Template(
             "own_words", "{question}\nOptions:\n{options}\nGive one option in its words.", option_as="words"
+        ),
+        Template(
+            "which_words",
+            "{question}\n{options}\nWhich option is right? Answer with the words of the option.",
+            option_as="words",
         ),
     ),
     truth=_truth,

@@ -38,12 +38,14 @@ def _chance(samples: Sequence[Sample]) -> float:
 
 COUNT = Task(
     name="count",
-    version=1,
+    version=2,
     metric="accuracy",
     templates=(
         Template("number", "{question}\nAnswer with a number."),
         Template("digits", "{question}\nGive the count in digits."),
         Template("only", "Give only a number. {question}"),
+        Template("answer_first", "Answer with the count. {question}"),
+        Template("one", "{question}\nAnswer in digits, a number alone."),
     ),
     truth=_truth,
     write=_write,

@@ -48,12 +48,13 @@ def _chance(samples: Sequence[Sample]) -> float:
 
 LABEL = Task(
     name="label",
-    version=1,
+    version=2,
     metric="balanced_accuracy",
     templates=(
         Template("classify", "{question}\nAnswer with one of these labels: {labels}."),
         Template("name", "{question}\nName the class: {labels}."),
         Template("labels_first", "Labels: {labels}.\n{question}"),
+        Template("answer_first", "Answer with one label of these: {labels}. {question}"),
     ),
     truth=_truth,
     write=_write,

@@ -38,12 +38,14 @@ def _chance(samples: Sequence[Sample]) -> float:
 
 YES_NO = Task(
     name="yes_no",
-    version=1,
+    version=2,
     metric="accuracy",
     templates=(
         Template("plain", "{question}\nAnswer yes or no."),
         Template("choose", "{question}\nChoose from yes and no."),
         Template("reply", "Yes or no? {question}"),
+        Template("answer_first", "Answer with yes or no. {question}"),
+        Template("which", "{question}\nIs the answer yes or no?"),
     ),
     truth=_truth,
     write=_write,
