@@ -242,9 +242,9 @@ BOXES = Task(
     templates=(
         Template("list_1000", "{question}\nGive boxes [[x1,y1,x2,y2],...] from 0 to 1000.", frame="norm1000"),
         Template("locate_1000", "{question}\nAnswer [[x1,y1,x2,y2],...] in thousandths.", frame="norm1000"),
-        Template("give_1000", "Give boxes [[x1,y1,x2,y2],...] in thousandths. {question}", frame="norm1000"),
-        Template("range_1000", "{question}\nAnswer from 0 to 1000: [[x1,y1,x2,y2],...].", frame="norm1000"),
-        Template("pixels", "{question}\nGive boxes [[x1,y1,x2,y2],...] in pixels.", frame="px"),
+        Template("give_1000", "{question}\nGive boxes [[x1,y1,x2,y2],...] in thousandths.", frame="norm1000"),
+        Template("range_1000", "From 0 to 1000, answer [[x1,y1,x2,y2],...]. {question}", frame="norm1000"),
+        Template("pixels", "{question}\nAnswer [[x1,y1,x2,y2],...] in pixels.", frame="px"),
     ),
     truth=_truth,
     write=_write,
