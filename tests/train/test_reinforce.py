@@ -598,9 +598,10 @@ def run_resumed(
 
 RESUMABLE = {
     "filter_by": "reward",  # an untrained model is never right, but its answers differ in length
+    "group_size": 2,  # two answers are often equally long: some prompts are asked in place of others
     "max_rounds": 3,
     "augment": True,
-    "trainer": {**TRAINER, "max_steps": 4, "save_steps": 1},
+    "trainer": {**TRAINER, "per_device_train_batch_size": 4, "max_steps": 4, "save_steps": 1},
 }
 
 
