@@ -91,23 +91,33 @@ def test_the_seed_fixes_the_weights_and_leaves_the_callers_random_state_alone(lo
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_renewed_tower_is_that_of_a_new_model_around_the_mean_of_the_words(loaded, family):
+def test_a_renewed_tower_is_new_by_its_seed_around_the_mean_of_the_words(loaded, family):
     processor = loaded[family][1]
     preset = find_preset(PRESET_OF[family])
     config = build_config(preset, processor.tokenizer)
-    model, new = (build_model(preset, config, seed, processor.tokenizer) for seed in (0, 1))
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    models = [build_model(preset, config, 0, processor.tokenizer) for _ in range(3)]
+    before = {name: weight.clone() for name, weight in models[0].state_dict().items()}
     state = torch.random.get_rng_state()
 
-    renew_tower(model, 1)
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        renew_tower(model, seed)
 
     assert torch.equal(torch.random.get_rng_state(), state)
-    after, fresh = model.state_dict(), new.state_dict()
-    layer = projector_layer(model.model.visual.merger)
-    bias = next(name for name, parameter in model.named_parameters() if parameter is layer.bias)
-    for name in after.keys() - {bias}:
-        assert torch.equal(after[name], (fresh if ".visual." in name else before)[name]), name
-    assert torch.equal(after[bias], before["model.language_model.embed_tokens.weight"].mean(dim=0))
+    one, same, other = (model.state_dict() for model in models)
+    assert one.keys() == before.keys()
+    for name in one:
+        assert torch.equal(one[name], same[name])
+        new = not torch.equal(one[name], before[name])
+        of_output = name.endswith(("visual.merger.mlp.2.bias", "visual.merger.linear_fc2.bias"))
+        assert new == (".visual." in name and (one[name].ndim > 1 or of_output)), name
+        assert not new or name.endswith("bias") or not torch.equal(one[name], other[name])
+    layer = projector_layer(models[0].model.visual.merger)
+    assert torch.equal(layer.bias, before["model.language_model.embed_tokens.weight"].mean(dim=0))
+    attention = models[0].model.visual.blocks[0].attn
+    queries, keys, _ = attention.qkv.weight.chunk(3)
+    width = queries.shape[0] // preset.vision["num_heads"]
+    product = queries[:width].T @ keys[:width]
+    assert product.diagonal().mean() > 5 * product.mean().abs(), "begun near the identity, as in a new model"
 
 
 @pytest.mark.parametrize(

@@ -22,25 +22,24 @@ from pathloom.models.presets import find_preset
 from pathloom.schema import Box, Image, Region
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
+from pathloom.train import speaking
 from pathloom.train.config import VisionConfig
 from pathloom.train.loop import TRAINING_LOG, Progress, load_trainable, module_of
-from pathloom.train.vision import (
+from pathloom.train.sights import (
     LEAST_COMMON,
     LEAST_SHARE,
     Batches,
     Picture,
-    Tower,
     Turned,
+    Vocabulary,
     pictures_of,
     pool,
-    projectors,
     region_targets,
-    run_vision,
-    side_embeddings,
-    speak,
     vocabulary,
     words_of,
 )
+from pathloom.train.speaking import projectors, side_embeddings, speak
+from pathloom.train.vision import Tower, run_vision
 
 STEPS = 4
 TRAINER = {
@@ -198,7 +197,9 @@ def pictured(
 def test_words_come_with_the_share_of_regions_that_bear_them():
     pictures = [*pictured(labels=["red ring"]), *pictured(labels=["red", None, "ring ring"])]
 
-    assert vocabulary(pictures, "tower") == ({"red": 0.5, "ring": 0.5}, {"book": frozenset({"red", "ring"})})
+    found = vocabulary(pictures, "tower")
+
+    assert found == Vocabulary({"red": 0.5, "ring": 0.5}, {"book": frozenset({"red", "ring"})})
 
 
 def test_words_are_counted_among_the_sources_that_tell_them_and_rare_ones_left_out():
@@ -212,63 +213,106 @@ def test_words_are_counted_among_the_sources_that_tell_them_and_rare_ones_left_o
         *pictured("rare", count=1),
     ]
 
-    shares, told = vocabulary(pictures, "tower")
+    found = vocabulary(pictures, "tower")
 
-    assert told == {
+    assert found.of_source == {
         "book": frozenset({"a", "ring"}),
         "other": frozenset({"a", "rare"}),
         "boxes": frozenset({"red"}),
     }
-    assert shares == {"a": 399 / 401, "rare": 0.01, "red": 1.0, "ring": 297 / 301}
+    assert found.shares == {"a": 399 / 401, "rare": 0.01, "red": 1.0, "ring": 297 / 301}
+    assert found.rare == {"disc"}
+
+
+def test_labels_and_options_are_never_too_rare():
+    options = words_of("common rare")
+    pictures = [
+        *pictured(labels=["nucleus"] * 199 + ["mitosis"]),
+        *(replace(*pictured(word, source="classes"), told=options) for word in ["common"] * 199 + ["rare"]),
+    ]
+
+    found = vocabulary(pictures, "tower")
+
+    assert set(found.shares) == {"nucleus", "mitosis", "common", "rare"}
+    assert found.shares["mitosis"] == found.shares["rare"] == 1 / 200
+    assert not found.rare
 
 
 def test_a_sample_is_seen_as_its_boxes_or_its_finding_and_its_answer_in_words():
     images = (make_image(0), make_image(1))
     region = Region(box_px=(0, 0, 8, 8), label="gland", image=1)
-    fields = {"images": images, "choices": ("ring", "disc"), "answer": "ring"}
+    fields = {"choices": ("ring", "disc"), "answer": "ring"}
 
-    boxes = pictures_of(make_sample("b", task="boxes", regions=(region,), images=images), "tower")
-    asked = pictures_of(make_sample("y", task="yes_no", answer="yes", finding="red", images=images), "tower")
-    both = pictures_of(make_sample("c", task="choice", finding="red", **fields), "tower")
-    plain = pictures_of(make_sample("d", task="choice", **fields), "tower")
+    def seen(name: str, task: str, **more: Any) -> list[Picture]:
+        return pictures_of([make_sample(name, task=task, images=images, **more)], "tower")
 
-    assert [picture.regions for picture in boxes] == [(), (region,)]
+    boxes = seen("b", "boxes", regions=(region,))
+    asked = seen("y", "yes_no", answer="yes", finding="red")
+    plain = seen("d", "choice", **fields)
+    both = seen("c", "choice", finding="red", **fields)
+
+    assert [picture.regions for picture in boxes] == [(), (region.model_copy(update={"image": 0}),)]
     assert [picture.image for picture in asked] == list(images)
-    assert [picture.words for picture in asked] == [{"red"}] * 2
-    assert [picture.words for picture in both] == [{"red", "ring"}] * 2
-    assert [picture.words for picture in plain] == [{"ring"}] * 2
+    for pictures, words, told in (
+        (asked, {"red"}, None),
+        (plain, {"ring"}, {"ring", "disc"}),
+        (both, {"red", "ring"}, {"red", "ring", "disc"}),
+    ):
+        assert [picture.words for picture in pictures] == [words] * 2
+        assert [picture.told for picture in pictures] == [told] * 2
     assert len({boxes[0].source, asked[0].source}) == 2
     with pytest.raises(UserError, match=r"tower\.tasks: sample n, a count of .* leave the task out"):
-        pictures_of(make_sample("n", task="count", answer="3"), "tower")
+        seen("n", "count", answer="3")
+
+
+def test_boxes_of_one_image_that_several_samples_hold_are_seen_together():
+    """A folder of boxes gives a Sample for each label: what one does not name is there all the same."""
+    gland, mitosis = (
+        Region(box_px=(at, 0, at + 8, 8), label=label) for at, label in ((0, "gland"), (9, "mitosis"))
+    )
+    samples = [
+        make_sample("a", task="boxes", images=(make_image(0),), regions=(gland,)),
+        make_sample("b", task="boxes", images=(make_image(0),), regions=(mitosis, gland)),
+        make_sample("c", task="boxes", images=(make_image(1),), regions=()),
+    ]
+
+    assert [picture.regions for picture in pictures_of(samples, "tower")] == [(gland, mitosis)] * 2 + [()]
 
 
 def test_every_token_shows_the_words_of_the_whole_and_is_asked_for_no_others(eyes):
     _, batches, cell_px = eyes
-    batches.words = {"bright": 0.5, "dark": 0.5, "white": 1.0}
-    batches.told = {"lamps": frozenset({"white"}), "answers": frozenset({"bright", "dark"})}
+    batches.vocabulary = Vocabulary(
+        {"bright": 0.5, "dark": 0.5, "white": 1.0},
+        {"lamps": frozenset({"white"}), "answers": frozenset({"bright", "dark"})},
+    )
     told = Picture(lit((2, 2), -1, cell_px).image, "answers", words=words_of("very dark"))
 
-    batch = batches([lit((2, 3), 4, cell_px), told])
+    batch = batches([lit((2, 3), 4, cell_px), told, replace(told, told=words_of("dark"))])
 
-    assert batch["words"].tolist() == [*([0, 0, shows] for shows in (0, 0, 0, 0, 1, 0)), *[[0, 1, 0]] * 4]
-    assert batch["told"].tolist() == [*[[False, False, True]] * 6, *[[True, True, False]] * 4]
-    assert batch["whole"].tolist() == [False] * 6 + [True] * 4
+    assert batch["words"].tolist() == [*([0, 0, shows] for shows in (0, 0, 0, 0, 1, 0)), *[[0, 1, 0]] * 8]
+    assert batch["told"].tolist() == [
+        *[[False, False, True]] * 6,
+        *[[True, True, False]] * 4,
+        *[[False, True, False]] * 4,
+    ]
+    assert batch["whole"].tolist() == [False] * 6 + [True] * 8
     assert not batch["shows"][6:].any()
 
 
 def test_tokens_of_a_whole_picture_give_way_to_their_mean():
     values = torch.tensor([[1.0, 0], [3, 4], [5, 6], [7, 8], [1, 1], [2, 4], [6, 1]])
-    grids = torch.tensor([[1, 2, 4], [1, 4, 2], [1, 2, 6]])  # patches, four to a token
     whole = torch.tensor([True, True, False, False, True, True, True])
 
-    pooled = pool(values, whole, grids, 2)
+    pooled = pool(values, whole, torch.tensor([2, 2, 3]))
 
     assert pooled.tolist() == [[2, 2], [2, 2], [5, 6], [7, 8], [3, 2], [3, 2], [3, 2]]
 
 
 def test_the_loss_does_not_know_of_words_that_are_not_told(model_folder):
     model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folder))
-    batches = Batches(processor.image_processor, {"white": 1.0, "dark": 0.5}, {"lamps": frozenset({"white"})})
+    batches = Batches(
+        processor.image_processor, Vocabulary({"white": 1.0, "dark": 0.5}, {"lamps": frozenset({"white"})})
+    )
     tower = Tower(model, batches)
     batch = batches([lit((2, 3), 4, 28)])
     turned = {**batch, "words": torch.where(batch["told"], batch["words"], 1 - batch["words"])}
@@ -307,7 +351,7 @@ def eyes(request: pytest.FixtureRequest, model_folders) -> tuple[Any, Batches, i
     of_pictures = processor.image_processor
     return (
         model.model.visual,
-        Batches(of_pictures, {"white": 1.0}, {"lamps": frozenset({"white"})}),
+        Batches(of_pictures, Vocabulary({"white": 1.0}, {"lamps": frozenset({"white"})})),
         of_pictures.patch_size * of_pictures.merge_size,
     )
 
@@ -363,7 +407,7 @@ def test_a_picture_without_regions_is_turned_in_all_eight_ways_and_one_with_regi
 
 def test_patches_are_those_of_the_turned_picture(eyes):
     _, batches, cell_px = eyes
-    batches.told = {"lamps": frozenset(), "answers": frozenset({"white"})}
+    batches.vocabulary = Vocabulary({"white": 1.0}, {"answers": frozenset({"white"})})
     plain = Picture(lit((2, 3), 1, cell_px).image, "answers", words=words_of("white"))
 
     upright, quarter = batches([plain]), batches([replace(plain, turn=1)])
@@ -382,21 +426,23 @@ def test_patches_are_those_of_the_turned_picture(eyes):
 def test_after_speaking_a_token_is_near_the_embeddings_of_the_words_that_it_shows(model_folders, family):
     model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folders[family]))
     cell_px = processor.image_processor.patch_size * processor.image_processor.merge_size
+    words = ("red", "white")
     batches = Batches(
-        processor.image_processor, {"red": 0.5, "white": 0.5}, {"lamps": frozenset({"red", "white"})}
+        processor.image_processor, Vocabulary(dict.fromkeys(words, 0.5), {"lamps": frozenset(words)})
     )
-    pictures = [lit((2, 3), token, cell_px) for token in range(-1, 6)]
+    pictures = [lit(GRID, token, cell_px) for token in range(-1, TOKENS)]
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
 
-    speak(model, processor.tokenizer, batches, pictures)
+    counts = speak(model, processor.tokenizer, batches, pictures, seed=0)
 
+    assert counts == {"spoken_words": 2, "spoken_sides": False}
     batch = batches(pictures)
     with torch.no_grad():
         seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
     embeddings = model.get_input_embeddings().weight.detach()
     red, white = (
         embeddings[processor.tokenizer.encode(f" {word}")].mean(dim=0) - embeddings.mean(dim=0)
-        for word in batches.words
+        for word in words
     )
     said = torch.linalg.lstsq(
         torch.stack([red, white]).T, (seen - embeddings.mean(dim=0)).T
@@ -410,25 +456,24 @@ def test_after_speaking_a_token_is_near_the_embeddings_of_the_words_that_it_show
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_after_speaking_words_of_regions_and_of_wholes_are_told_apart(model_folders, family):
-    """Half of the pictures tell of a region, half of the whole: neither half takes the other for saying no."""
+    """Half of the pictures tell of a region, half of the whole: neither half takes the other for saying no.
+
+    No single token of a picture knows whether another one is lit; their mean does.
+    """
     model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folders[family]))
     cell_px = processor.image_processor.patch_size * processor.image_processor.merge_size
-    batches = Batches(
-        processor.image_processor,
-        dict.fromkeys(("black", "red", "white"), 0.5),
-        {"lamps": frozenset({"white"}), "answers": frozenset({"black", "red"})},
-    )
-    pictures = [
-        *(lit((1, 1), token, cell_px) for token in (-1, 0)),
-        *(
-            Picture(lit((1, 1), token, cell_px).image, "answers", words=frozenset({word}))
-            for token, word in ((-1, "black"), (0, "red"))
-        ),
+    told = {"lamps": frozenset({"white"}), "answers": frozenset({"black", "red"})}
+    vocabulary = Vocabulary(dict.fromkeys(("black", "red", "white"), 0.5), told)
+    batches = Batches(processor.image_processor, vocabulary)
+    lamps = [lit((2, 3), token, cell_px) for token in range(-1, 6)]
+    answers = [
+        Picture(lamp.image, "answers", words=frozenset({"red" if lamp.regions else "black"}))
+        for lamp in lamps
     ]
 
-    speak(model, processor.tokenizer, batches, pictures)
+    speak(model, processor.tokenizer, batches, [*lamps, *answers], seed=0)
 
-    batch = batches(pictures[:2])
+    batch = batches(lamps)
     with torch.no_grad():
         seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
     embeddings = model.get_input_embeddings().weight.detach()
@@ -437,10 +482,49 @@ def test_after_speaking_words_of_regions_and_of_wholes_are_told_apart(model_fold
         embeddings[processor.tokenizer.encode(f" {word}")].mean(dim=0) - mean
         for word in ("white", "black", "red")
     ]
-    said = torch.linalg.lstsq(torch.stack(words).T, (seen - mean).T).solution.T  # [tokens, words]
-    dark, bright = said.view(2, -1, 3)  # the picture is enlarged to a few tokens
-    for tokens, expected in ((dark, [0.0, 1, 0]), (bright, [1.0, 0, 1])):
-        assert torch.allclose(tokens, torch.tensor(expected), atol=0.05)
+    said = torch.linalg.lstsq(torch.stack(words).T, (seen - mean).T).solution.T.view(7, 6, 3)
+    white, (black, red) = said[:, :, 0].flatten(), said.mean(dim=1).T[1:]
+    assert white[batch["shows"]].min() > 0.7 > 0.3 > white[~batch["shows"]].max()
+    assert torch.allclose(black, torch.tensor([1.0, *[0.0] * 6]), atol=0.1)
+    assert torch.allclose(red, torch.tensor([0.0, *[1.0] * 6]), atol=0.1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_speaking_with_one_picture_or_more_words_than_directions_leaves_finite_weights(model_folders, family):
+    model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folders[family]))
+    width = model.config.text_config.hidden_size
+    words = frozenset(f"w{index}" for index in range(width + 3))
+    batches = Batches(
+        processor.image_processor, Vocabulary(dict.fromkeys(sorted(words), 0.5), {"one": words})
+    )
+    picture = Picture(lit((2, 2), 0, 28).image, "one", words=frozenset({"w0"}))
+
+    assert not speak(model, processor.tokenizer, batches, [picture], seed=0)["spoken_sides"]
+
+    batch = batches([picture])
+    with torch.no_grad():
+        seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+    embeddings = model.get_input_embeddings().weight.detach()
+    assert torch.isfinite(seen).all()
+    assert seen.norm(dim=1).max() < 10 * embeddings.norm(dim=1).max()
+
+
+def test_at_most_a_thousand_pictures_of_each_source_are_fitted():
+    many = pictured("a", count=1500) + pictured("b", source="other", count=20)
+
+    drawn = speaking._drawn(many, 0)
+
+    assert [sum(picture.source == source for picture in drawn) for source in ("book", "other")] == [1000, 20]
+
+
+def test_a_number_is_spoken_without_the_space_before_it(model_folder):
+    tokenizer = load_model(str(model_folder))[1].tokenizer
+    embeddings = torch.eye(len(tokenizer))
+
+    for word, text in (("7", "7"), ("ring", " ring")):
+        tokens = tokenizer.encode(text)
+        expected = torch.zeros(len(tokenizer)).index_add(0, torch.tensor(tokens), torch.ones(len(tokens)))
+        assert torch.allclose(speaking._embedding(word, tokenizer, embeddings), expected / len(tokens))
 
 
 def test_after_speaking_the_sides_of_a_box_are_read_off_as_numbers():
@@ -448,10 +532,10 @@ def test_after_speaking_the_sides_of_a_box_are_read_off_as_numbers():
     tokenizer = train_tokenizer(["a red ring", "a white ring"], 1500, number_tokens=True)
     processor = build_processor(preset, tokenizer, max_pixels=LARGEST)
     model = build_model(preset, build_config(preset, tokenizer), 0, tokenizer)
-    batches = Batches(processor.image_processor, {"white": 0.5}, {"lamps": frozenset({"white"})})
+    batches = Batches(processor.image_processor, Vocabulary({"white": 0.5}, {"lamps": frozenset({"white"})}))
     pictures = [lit((3, 4), token, 32) for token in range(12)]
 
-    speak(model, tokenizer, batches, pictures)
+    assert speak(model, tokenizer, batches, pictures, seed=0)["spoken_sides"]
 
     batch = batches(pictures)
     with torch.no_grad():
@@ -479,8 +563,9 @@ def test_sides_of_boxes_are_not_told_without_number_tokens_or_room():
 
 
 def test_a_run_that_speaks_differs_in_the_projector_alone(inputs, trained, tmp_path):
-    run_vision(config(speak=True), inputs, tmp_path)
+    counts = run_vision(config(speak=True), inputs, tmp_path)
 
+    assert counts["spoken_words"] == counts["words"] > 0
     spoken, silent = weights(tmp_path), weights(trained["qwen2_5_vl"][0])
     changed = {name for name in silent if not torch.equal(spoken[name], silent[name])}
     assert changed == {"visual.merger.mlp.2.weight", "visual.merger.mlp.2.bias"}
@@ -560,6 +645,47 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert counts == whole_counts
     assert same_weights(tmp_path, whole)
     assert read_jsonl(tmp_path / TRAINING_LOG) == read_jsonl(whole / TRAINING_LOG)
+
+
+def test_a_resumed_run_turns_pictures_as_an_uninterrupted_one_does(inputs, tmp_path, monkeypatch):
+    """Of four choices, so that an epoch is two steps; without turns the weights are others."""
+    choices = [sample for sample in read_samples(inputs["phantoms"]) if sample.task == "choice"]
+    write_samples([sample for sample in choices if sample.split == "train"][:4], tmp_path / "four")
+    inputs = {**inputs, "phantoms": tmp_path / "four"}
+    given = {"augment": True, "tasks": {"choice": 1}, "trainer": {**TRAINER, "max_steps": 5}}
+    for name in ("whole", "stopped", "upright"):
+        (tmp_path / name).mkdir()
+    epochs = set()
+    take = Turned.__getitem__
+
+    def watched(rows: Turned, index: int) -> Picture:
+        epochs.add(rows.epoch)
+        return take(rows, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Turned, "__getitem__", watched)
+        run_vision(config(**given), inputs, tmp_path / "whole")
+    assert epochs == {0, 1, 2}
+
+    def on_save(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_save", on_save)
+        with pytest.raises(Stopped):
+            run_vision(config(**given), inputs, tmp_path / "stopped")
+    run_vision(config(**given), inputs, tmp_path / "stopped")
+    run_vision(config(**{**given, "augment": False}), inputs, tmp_path / "upright")
+
+    assert read_jsonl(tmp_path / "whole" / TRAINING_LOG)[-1]["step"] == 5
+    assert same_weights(tmp_path / "stopped", tmp_path / "whole")
+    assert not same_weights(tmp_path / "upright", tmp_path / "whole")
+
+
+def test_turning_pictures_that_all_have_boxes_is_refused(inputs, tmp_path):
+    with pytest.raises(UserError, match=r"tower\.augment: all pictures have boxes"):
+        run_vision(config(augment=True), inputs, tmp_path)
 
 
 def test_a_run_depends_on_its_seed_and_not_on_what_was_drawn_before(trained, inputs, tmp_path):
@@ -693,7 +819,7 @@ def test_samples_without_a_labelled_region_are_refused_by_the_stage(inputs, tmp_
     regions = (Region(box_px=(0, 0, 8, 8)), Region(box_px=(0, 0, 8, 8), label=" "))
     write_samples([make_sample("a", task="boxes", regions=regions)], tmp_path / "unlabelled")
 
-    with pytest.raises(UserError, match="tower: no region of the training Samples has a label"):
+    with pytest.raises(UserError, match="tower: no box of the training Samples has a label"):
         run_vision(config(), {**inputs, "phantoms": tmp_path / "unlabelled"}, tmp_path)
 
 

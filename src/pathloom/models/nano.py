@@ -214,18 +214,17 @@ def build_model(
 
 
 def renew_tower(model: Any, seed: int) -> None:
-    """Give the vision tower and the projector of a Qwen-VL model random weights from `seed`, as `build_model` does.
+    """Give the vision tower and the projector of a Qwen-VL model random weights from `seed`, begun as in `build_model`.
 
     Visual tokens then lie around the mean of the embeddings, which holds what all tokens have in common.
     """
+    old = model.model.visual
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = type(model)(model.config)
-        _initialise_tower(fresh)
-    visual = model.model.visual
-    visual.load_state_dict(fresh.model.visual.state_dict())
+        model.model.visual = type(old)._from_config(model.config.vision_config).to(old.device, old.dtype)
+        _initialise_tower(model)
     with torch.no_grad():
-        projector_layer(visual.merger).bias.copy_(model.get_input_embeddings().weight.mean(dim=0))
+        projector_layer(model.model.visual.merger).bias.copy_(model.get_input_embeddings().weight.mean(dim=0))
 
 
 def projector_layer(merger: Any) -> torch.nn.Linear:

@@ -133,8 +133,9 @@ class PretrainConfig(TrainConfig):
 class VisionConfig(TrainConfig):
     """Entry of a recipe: the vision tower and the projector alone, on labelled boxes and on answers in words.
 
-    For models from random weights, before captions: each visual token learns which words and which box its place has,
-    or, of a Sample without boxes, the words of its finding and of the caption, choice or label that is its answer.
+    For models from random weights, before captions: each visual token learns which words and which box its place has;
+    the tokens of a Sample without boxes together, the words of its finding and of the caption, choice, label or short
+    answer that it has. With `augment`, pictures without boxes are turned, so no word should name a place.
     """
 
     version: ClassVar[int] = 2

@@ -1,0 +1,230 @@
+"""What a vision tower is asked: Samples to pictures, their words, and the targets of each visual token.
+
+A token of a picture with boxes is asked for the words and the box of the region that it shows; the tokens of any other
+picture together, for the words of its finding and answer.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pathloom.images import load_pixels
+from pathloom.schema import Image, Region, Sample
+from pathloom.stage import UserError
+from pathloom.train.rows import turned
+
+_WORD = re.compile(r"[^\W_]+(?:[&'\u2019./-][^\W_]+)*")
+IN_WORDS = ("caption", "choice", "label", "short_answer")
+"""Tasks whose answer is words that can be seen in the picture."""
+LEAST_COMMON = 0.01
+"""Share of a source's captions that must hold a word for the tower to learn it; our choice."""
+LEAST_SHARE = 0.1
+"""Share of a token's cell that a region's box must cover to be what the token shows; our choice."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image with what is known of it: its regions, or words about the whole of it.
+
+    `told` are the words of which it is known whether they fit; None where those are all words of its `source`, that is,
+    where what is not said is not there.
+    """
+
+    image: Image
+    source: str
+    regions: tuple[Region, ...] = ()
+    words: frozenset[str] = frozenset()
+    told: frozenset[str] | None = None
+    turn: int = 0
+
+
+def pictures_of(samples: Sequence[Sample], stage: str) -> list[Picture]:
+    """One for each image of each Sample. An image with several Samples of boxes has the regions of all in each.
+
+    A choice or a label tells about the words of its own options alone. Raises UserError for a Sample that has neither
+    boxes nor a finding nor an answer in words, such as a count.
+    """
+    regions: dict[tuple[str, Image], dict[Region, None]] = {}  # an ordered set each
+    for sample in samples:
+        for region in sample.regions if sample.task == "boxes" else ():
+            key = (_source(sample), sample.images[region.image])
+            regions.setdefault(key, {})[region.model_copy(update={"image": 0})] = None
+    pictures = []
+    for sample in samples:
+        words: frozenset[str] = frozenset()
+        told = None
+        if sample.task != "boxes":
+            words = words_of(sample.finding) | words_of(sample.answer if sample.task in IN_WORDS else None)
+            if sample.choices:
+                told = words.union(*map(words_of, sample.choices))
+            if not words:
+                raise UserError(
+                    f"{stage}.tasks: sample {sample.id}, a {sample.task} of {sample.origin.source}, has no boxes, no "
+                    f"finding and no answer in words ({', '.join(IN_WORDS)}); leave the task out"
+                )
+        for image in sample.images:
+            of_image = tuple(regions.get((_source(sample), image), ()))
+            pictures.append(Picture(image, _source(sample), of_image, words, told))
+    return pictures
+
+
+def _source(sample: Sample) -> str:
+    return f"{sample.origin.source} {sample.task}"
+
+
+def words_of(text: str | None) -> frozenset[str]:
+    """Words of a label or an answer without the punctuation around them; case stays, as the tokenizer tells it."""
+    return frozenset(_WORD.findall(text or ""))
+
+
+class Turned(Dataset[Picture]):
+    """The training pictures. With `augment`, those without regions are turned, by (seed, epoch, place) alone."""
+
+    def __init__(self, pictures: Sequence[Picture], *, augment: bool, seed: int) -> None:
+        self.pictures = pictures
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Picture:
+        picture = self.pictures[index]
+        if not self.augment or picture.regions:
+            return picture
+        return replace(picture, turn=int(np.random.default_rng([self.seed, self.epoch, index]).integers(8)))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words to be learnt: word -> the share of labels and answers that hold it, and source -> its words.
+
+    `rare` are the words of captions and findings that are left out.
+    """
+
+    shares: Mapping[str, float]
+    of_source: Mapping[str, frozenset[str]]
+    rare: frozenset[str] = frozenset()
+
+
+def vocabulary(pictures: Sequence[Picture], stage: str) -> Vocabulary:
+    """Labels of boxes and words of options all count; others when LEAST_COMMON of their source's pictures hold them.
+
+    Raises UserError where no word is left.
+    """
+    said: dict[str, list[frozenset[str]]] = {}
+    free: set[str] = set()  # sources whose words are not those of a list
+    for picture in pictures:
+        labels = [words_of(region.label) for region in picture.regions]
+        said.setdefault(picture.source, []).extend([picture.words] if picture.words else labels)
+        if picture.words and picture.told is None:
+            free.add(picture.source)
+    counts = {source: Counter(word for words in texts for word in words) for source, texts in said.items()}
+    kept = {
+        source: frozenset(
+            word
+            for word, count in of.items()
+            if source not in free or count >= LEAST_COMMON * len(said[source])
+        )
+        for source, of in counts.items()
+    }
+    words = sorted(frozenset().union(*kept.values()))
+    if not words:
+        raise UserError(
+            f"{stage}: no box of the training Samples has a label, and no answer a word that is common enough, "
+            "so there is nothing to see"
+        )
+    shares = {}
+    for word in words:
+        telling = [source for source in kept if word in kept[source]]
+        shares[word] = sum(counts[source][word] for source in telling) / sum(
+            len(said[source]) for source in telling
+        )
+    return Vocabulary(shares, kept, frozenset().union(*counts.values()) - frozenset(words))
+
+
+@dataclass
+class Batches:
+    """The collator: pictures in; patches, and for each visual token its words, which of them its picture is told
+    about, its box, whether it shows a region, and whether its words are of the whole picture, out.
+    """
+
+    image_processor: Any
+    vocabulary: Vocabulary
+
+    def __call__(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        pixels = [turned(load_pixels(picture.image), picture.turn) for picture in pictures]
+        batch = self.image_processor(images=pixels, return_tensors="pt")
+        merge = self.image_processor.merge_size
+        targets = [
+            self._targets(picture, image.size, (int(rows) // merge, int(columns) // merge))
+            for picture, image, (_, rows, columns) in zip(
+                pictures, pixels, batch["image_grid_thw"], strict=True
+            )
+        ]
+        names = ("words", "told", "boxes", "shows", "whole")
+        parts = zip(*targets, strict=True)
+        return {**batch, **{name: torch.cat(part) for name, part in zip(names, parts, strict=True)}}
+
+    def _targets(
+        self, picture: Picture, size_px: tuple[int, int], grid: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        words = list(self.vocabulary.shares)
+        is_word, boxes, shows = region_targets(picture.regions, size_px, grid, words)
+        is_word += torch.tensor([float(word in picture.words) for word in words])
+        about = self.vocabulary.of_source[picture.source] if picture.told is None else picture.told
+        told = torch.tensor([word in about for word in words])
+        whole = torch.full_like(shows, bool(picture.words))
+        return is_word, told.expand_as(is_word), boxes, shows, whole
+
+
+def region_targets(
+    regions: Sequence[Region], size_px: tuple[int, int], grid: tuple[int, int], words: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the visual tokens of one picture show, in reading order, where `size_px` is (width, height) of the picture
+    and `grid` its (rows, columns) of tokens.
+
+    words [tokens, words] 0 or 1, boxes [tokens, 4] as shares of width and height, shows [tokens] bool. Of several
+    regions a token shows the one that covers most of it.
+    """
+    rows, columns = grid
+    width_px, height_px = size_px
+    cell = torch.tensor([width_px / columns, height_px / rows])
+    corners = torch.stack(
+        [torch.arange(columns).repeat(rows), torch.arange(rows).repeat_interleave(columns)], dim=1
+    )
+    low = corners * cell  # [tokens, 2]
+    is_word = torch.zeros(rows * columns, len(words))
+    boxes = torch.zeros(rows * columns, 4)
+    most = torch.full((rows * columns,), LEAST_SHARE)
+    for region in regions:
+        box = torch.tensor(region.box_px)
+        sides = (torch.minimum(box[2:], low + cell) - torch.maximum(box[:2], low)).clamp(min=0)
+        share = sides.prod(dim=1) / cell.prod()
+        covers = share > most
+        most = torch.where(covers, share, most)
+        said = words_of(region.label)
+        is_word[covers] = torch.tensor([float(word in said) for word in words])
+        boxes[covers] = box / torch.tensor([width_px, height_px, width_px, height_px])
+    return is_word, boxes, most > LEAST_SHARE
+
+
+def count_tokens(image_grid_thw: Tensor, merge_size: int) -> Tensor:
+    """Visual tokens of each picture, from its grid of patches."""
+    return image_grid_thw.prod(dim=1) // merge_size**2
+
+
+def pool(values: Tensor, whole: Tensor, num_tokens: Tensor) -> Tensor:
+    """`values` [tokens, any], where those of tokens that are `whole` [tokens] give way to the mean of their picture."""
+    picture = torch.arange(len(num_tokens), device=values.device).repeat_interleave(num_tokens)
+    sums = values.new_zeros(len(num_tokens), values.shape[1]).index_add(0, picture, values)
+    means = (sums / num_tokens[:, None])[picture]
+    return torch.where(whole[:, None], means, values)
