@@ -131,9 +131,8 @@ def _ridge(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     """(slope [outputs, inputs], offset [outputs]) of least squares with _RIDGE on the slope."""
     centre, mean = inputs.mean(dim=0), outputs.mean(dim=0)
     gram = (inputs - centre).T @ (inputs - centre)
-    strength = (_RIDGE * gram.diagonal().mean()).clamp(
-        min=1e-6
-    )  # more than nothing where all inputs are alike
+    # more than nothing where all inputs are alike
+    strength = (_RIDGE * gram.diagonal().mean()).clamp(min=1e-6)
     ridge = strength * torch.eye(len(gram), device=gram.device)
     slope = torch.linalg.solve(gram + ridge, (inputs - centre).T @ (outputs - mean)).T
     return slope, mean - slope @ centre
