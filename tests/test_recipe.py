@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,46 @@ def test_a_trainer_block_is_checked_before_the_first_stage_runs(tmp_path, block,
     with pytest.raises(UserError) as caught:
         recipe.stage("sft").check()
     assert message in str(caught.value)
+
+
+SEEDED = """
+name: seeded
+stages:
+  - {name: phantoms, kind: ingest, source: phantom, train: {diagnosis: 4}, test: {diagnosis: 4}}
+  - {name: untrained, kind: init, samples: [phantoms]}
+  - {name: sft, kind: sft, seeds: [0, 4], samples: [phantoms], model: {stage: untrained}}
+  - {name: dapo, kind: reinforce, samples: [phantoms], model: {stage: sft}, seed: 9}
+  - {name: measured, kind: evaluate, model: {stage: dapo}, samples: [phantoms], benchmarks: [phantom_diagnosis]}
+  - {name: report, kind: report, stages: [sft, measured], samples: [phantoms], repeats: {all: [measured]}}
+"""
+
+
+def test_seeds_repeat_a_stage_and_what_its_models_go_into(tmp_path):
+    recipe = load(tmp_path, SEEDED, ["sft.trainer.max_steps=5"])
+
+    assert [stage.name for stage in recipe.stages] == [
+        *("phantoms", "untrained", "sft_0", "sft_4", "dapo_0", "dapo_4", "measured_0", "measured_4", "report")
+    ]
+    stages = {stage.name: stage.model_dump() for stage in recipe.stages}
+    assert [stages[name]["seed"] for name in ("sft_0", "sft_4", "dapo_0", "dapo_4")] == [0, 4, 9, 9]
+    assert [stages[f"sft_{seed}"]["trainer"] for seed in (0, 4)] == [{"max_steps": 5}] * 2
+    assert stages["dapo_4"]["model"]["stage"] == "sft_4"
+    assert stages["measured_4"]["model"]["stage"] == "dapo_4"
+    assert stages["report"]["stages"] == ("sft_0", "sft_4", "measured_0", "measured_4")
+    assert stages["report"]["repeats"] == {"all": ("measured_0", "measured_4")}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[0, 4]", "3", r"stage sft\.seeds: a list of whole numbers from 0 is needed"),
+        ("[0, 4]", "[0, -1]", "a list of whole numbers from 0"),
+        ("[0, 4]", "[0, true]", "a list of whole numbers from 0"),
+        ("[0, 4]", "[]", "at least one number is needed"),
+        ("[0, 4]", "[4, 4]", "none twice"),
+        ("seed: 9", "seeds: [1]", r"stage dapo\.seeds: its model sft has seeds; give them to one of both"),
+        ("seeds: [0, 4]", "seeds: [0, 4], seed: 1", "the stage has a seed too; give one of both"),
+    ],
+)
+def test_seeds_that_make_no_sense_are_refused(tmp_path, old, new, message):
+    assert re.search(message, error_of(tmp_path, SEEDED.replace(old, new)))

@@ -1,7 +1,8 @@
 """Recipes: plain YAML, typed, checked whole before anything runs.
 
 No interpolation, anchors, expressions or class paths: a recipe is data that a clinician can read and diff. A stage
-may name earlier stages only, so data flow one way by construction.
+may name earlier stages only, so data flow one way by construction. `seeds: [0, 1, 2]` is the one key that stands for
+several stages.
 """
 
 import difflib
@@ -95,7 +96,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: stages: a list of mappings with name and kind is needed")
     for override in overrides:
         _override(stages, override)
-    checked = tuple(_check_stage(stage, str(path)) for stage in stages)
+    checked = tuple(_check_stage(stage, str(path)) for stage in _each_seed(stages, str(path)))
     _check_references(checked, str(path))
     name = str(data.get("name") or path.stem)
     if re.fullmatch(r"\w[\w. -]*", name) is None:  # it becomes a folder under runs/
@@ -126,6 +127,65 @@ def _override(stages: list[dict[str, Any]], override: str) -> None:
         place[keys[-1]] = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: the value is not YAML: {_one_line(error)}") from error
+
+
+def _each_seed(stages: Sequence[dict[str, Any]], path: str) -> list[dict[str, Any]]:
+    """Stages with `seeds` once for each, called name_seed, and in the same way the stages whose model they make.
+
+    A list that names such a stage, in a report above all, names all of them. Only `seeds` sets a seed: a stage that is
+    repeated for its model alone keeps its own.
+    """
+    seeds_of: dict[str, list[int]] = {}
+    written: list[dict[str, Any]] = []
+    for stage in stages:
+        entry = {key: _name_all(value, seeds_of) for key, value in stage.items() if key != "seeds"}
+        model = entry.get("model")
+        start = model.get("stage") if isinstance(model, dict) else None
+        seeds = _seeds(stage, path)
+        if seeds and start in seeds_of:
+            raise UserError(
+                f"{path}: stage {stage.get('name')}.seeds: its model {start} has seeds; give them to one of both"
+            )
+        repeats = seeds or seeds_of.get(str(start), [])
+        if not repeats:
+            written.append(entry)
+            continue
+        name = str(stage.get("name"))
+        seeds_of[name] = repeats
+        for seed in repeats:
+            again = {**entry, "name": f"{name}_{seed}"}
+            if seeds:
+                again["seed"] = seed
+            else:
+                again["model"] = {"stage": f"{start}_{seed}"}
+            written.append(again)
+    return written
+
+
+def _seeds(stage: Mapping[str, Any], path: str) -> list[int]:
+    """The checked `seeds` of a stage as it was written; empty where it has none."""
+    seeds = stage.get("seeds", [])
+    where = f"{path}: stage {stage.get('name', '?')}.seeds"
+    if "seeds" in stage and "seed" in stage:
+        raise UserError(f"{where}: the stage has a seed too; give one of both")
+    if not isinstance(seeds, list) or any(type(seed) is not int or seed < 0 for seed in seeds):
+        raise UserError(f"{where}: a list of whole numbers from 0 is needed, for example [0, 1, 2]")
+    if "seeds" in stage and (not seeds or len(set(seeds)) < len(seeds)):
+        raise UserError(f"{where}: at least one number is needed, and none twice")
+    return seeds
+
+
+def _name_all(value: Any, seeds_of: Mapping[str, Sequence[int]]) -> Any:
+    """`value` with every name of a repeated stage that stands in a list replaced by the names of all of them."""
+    if isinstance(value, dict):
+        return {key: _name_all(each, seeds_of) for key, each in value.items()}
+    if isinstance(value, list):
+        named: list[Any] = []
+        for each in value:
+            seeds = seeds_of.get(each) if isinstance(each, str) else None
+            named += [_name_all(each, seeds_of)] if seeds is None else [f"{each}_{seed}" for seed in seeds]
+        return named
+    return value
 
 
 def _one_line(error: Exception) -> str:
