@@ -19,7 +19,7 @@ from pathloom.images import encode_png
 from pathloom.models.load import load_model
 from pathloom.models.nano import build_config, build_model, build_processor, number_ids, train_tokenizer
 from pathloom.models.presets import find_preset
-from pathloom.schema import Box, Image, Region
+from pathloom.schema import Box, Image, Region, Sample
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
 from pathloom.train import speaking
@@ -35,11 +35,12 @@ from pathloom.train.sights import (
     pictures_of,
     pool,
     region_targets,
+    tells,
     vocabulary,
     words_of,
 )
 from pathloom.train.speaking import projectors, side_embeddings, speak
-from pathloom.train.vision import Tower, run_vision
+from pathloom.train.vision import Tower, run_vision, train_tower
 
 STEPS = 4
 TRAINER = {
@@ -244,7 +245,7 @@ def test_a_sample_is_seen_as_its_boxes_or_its_finding_and_its_answer_in_words():
     fields = {"choices": ("ring", "disc"), "answer": "ring"}
 
     def seen(name: str, task: str, **more: Any) -> list[Picture]:
-        return pictures_of([make_sample(name, task=task, images=images, **more)], "tower")
+        return pictures_of([make_sample(name, task=task, images=images, **more)])
 
     boxes = seen("b", "boxes", regions=(region,))
     asked = seen("y", "yes_no", answer="yes", finding="red")
@@ -261,8 +262,21 @@ def test_a_sample_is_seen_as_its_boxes_or_its_finding_and_its_answer_in_words():
         assert [picture.words for picture in pictures] == [words] * 2
         assert [picture.told for picture in pictures] == [told] * 2
     assert len({boxes[0].source, asked[0].source}) == 2
-    with pytest.raises(UserError, match=r"tower\.tasks: sample n, a count of .* leave the task out"):
-        seen("n", "count", answer="3")
+
+
+def test_a_sample_that_says_nothing_of_what_is_seen_is_counted_and_left_out(tmp_path, model_folder):
+    def sample(name: str, task: str, **more: Any) -> Sample:
+        return make_sample(name, task=task, images=(make_image(0),), **more)
+
+    silent = [sample("n", "count", answer="3"), sample("y", "yes_no", answer="no")]
+    telling = sample("t", "yes_no", answer="no", finding="red")
+
+    assert [tells(each) for each in (*silent, telling)] == [False, False, True]
+    given = config()
+    counts = train_tower(given, [*silent, telling], str(model_folder), tmp_path)
+    assert (counts["trained_on"], counts["samples_without_words"]) == (1, 2)
+    with pytest.raises(UserError, match=r"samples: no training Sample has boxes, a finding, or an answer"):
+        train_tower(given, silent, str(model_folder), tmp_path)
 
 
 def test_boxes_of_one_image_that_several_samples_hold_are_seen_together():
@@ -276,7 +290,7 @@ def test_boxes_of_one_image_that_several_samples_hold_are_seen_together():
         make_sample("c", task="boxes", images=(make_image(1),), regions=()),
     ]
 
-    assert [picture.regions for picture in pictures_of(samples, "tower")] == [(gland, mitosis)] * 2 + [()]
+    assert [picture.regions for picture in pictures_of(samples)] == [(gland, mitosis)] * 2 + [()]
 
 
 def test_every_token_shows_the_words_of_the_whole_and_is_asked_for_no_others(eyes):

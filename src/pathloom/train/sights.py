@@ -45,11 +45,15 @@ class Picture:
     turn: int = 0
 
 
-def pictures_of(samples: Sequence[Sample], stage: str) -> list[Picture]:
+def tells(sample: Sample) -> bool:
+    """Whether a Sample has boxes, a finding or an answer in words; a count, say, tells nothing of what is seen."""
+    return sample.task == "boxes" or bool(_said(sample))
+
+
+def pictures_of(samples: Sequence[Sample]) -> list[Picture]:
     """One for each image of each Sample. An image with several Samples of boxes has the regions of all in each.
 
-    A choice or a label tells about the words of its own options alone. Raises UserError for a Sample that has neither
-    boxes nor a finding nor an answer in words, such as a count.
+    A choice or a label tells about the words of its own options alone.
     """
     regions: dict[tuple[str, Image], dict[Region, None]] = {}  # an ordered set each
     for sample in samples:
@@ -58,21 +62,19 @@ def pictures_of(samples: Sequence[Sample], stage: str) -> list[Picture]:
             regions.setdefault(key, {})[region.model_copy(update={"image": 0})] = None
     pictures = []
     for sample in samples:
-        words: frozenset[str] = frozenset()
-        told = None
-        if sample.task != "boxes":
-            words = words_of(sample.finding) | words_of(sample.answer if sample.task in IN_WORDS else None)
-            if sample.choices:
-                told = words.union(*map(words_of, sample.choices))
-            if not words:
-                raise UserError(
-                    f"{stage}.tasks: sample {sample.id}, a {sample.task} of {sample.origin.source}, has no boxes, no "
-                    f"finding and no answer in words ({', '.join(IN_WORDS)}); leave the task out"
-                )
+        words = _said(sample)
+        told = words.union(*map(words_of, sample.choices)) if words and sample.choices else None
         for image in sample.images:
             of_image = tuple(regions.get((_source(sample), image), ()))
             pictures.append(Picture(image, _source(sample), of_image, words, told))
     return pictures
+
+
+def _said(sample: Sample) -> frozenset[str]:
+    """Words about the whole of a Sample's pictures; none where it has boxes."""
+    if sample.task == "boxes":
+        return frozenset()
+    return words_of(sample.finding) | words_of(sample.answer if sample.task in IN_WORDS else None)
 
 
 def _source(sample: Sample) -> str:

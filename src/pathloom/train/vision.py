@@ -30,7 +30,16 @@ from pathloom.train.loop import (
     run_by_fold,
 )
 from pathloom.train.sft import sft_arguments
-from pathloom.train.sights import Batches, Turned, count_tokens, pictures_of, pool, vocabulary
+from pathloom.train.sights import (
+    IN_WORDS,
+    Batches,
+    Turned,
+    count_tokens,
+    pictures_of,
+    pool,
+    tells,
+    vocabulary,
+)
 from pathloom.train.speaking import speak
 
 CURVE = {"loss": "loss", "learning_rate": "learning_rate"}
@@ -47,7 +56,13 @@ def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out
     model, processor = load_trainable(config, base)
     if config.fresh:
         renew_tower(model, config.seed)
-    pictures = pictures_of(training, config.name)
+    telling = [sample for sample in training if tells(sample)]
+    if not telling:
+        raise UserError(
+            f"{config.name}.samples: no training Sample has boxes, a finding, or an answer in words "
+            f"({', '.join(IN_WORDS)}), so there is nothing to see"
+        )
+    pictures = pictures_of(telling)
     if config.augment and all(picture.regions for picture in pictures):
         raise UserError(f"{config.name}.augment: all pictures have boxes, which are not turned; remove it")
     rows = Turned(pictures, augment=config.augment, seed=config.seed)
@@ -66,11 +81,15 @@ def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out
     quiet(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
     trainer.model = model  # without the head
-    words = {"words": len(batches.vocabulary.shares), "words_too_rare": len(batches.vocabulary.rare)}
+    counts = {
+        "samples_without_words": len(training) - len(telling),
+        "words": len(batches.vocabulary.shares),
+        "words_too_rare": len(batches.vocabulary.rare),
+    }
     if config.speak:
         model.to(trainer.args.device)
-        words |= speak(model, processor.tokenizer, batches, pictures, config.seed)
-    return finish(trainer, config, base, training, out, CURVE) | words
+        counts |= speak(model, processor.tokenizer, batches, pictures, config.seed)
+    return finish(trainer, config, base, telling, out, CURVE) | counts
 
 
 class Tower(nn.Module):
