@@ -19,6 +19,7 @@ from pathloom.images import encode_png
 from pathloom.models.load import load_model
 from pathloom.models.nano import build_config, build_model, build_processor, number_ids, train_tokenizer
 from pathloom.models.presets import find_preset
+from pathloom.phantom.shapes import place
 from pathloom.schema import Box, Image, Region, Sample
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
@@ -33,6 +34,7 @@ from pathloom.train.sights import (
     Turned,
     Vocabulary,
     pictures_of,
+    place_words,
     pool,
     region_targets,
     tells,
@@ -200,7 +202,24 @@ def test_words_come_with_the_share_of_regions_that_bear_them():
 
     found = vocabulary(pictures, "tower")
 
-    assert found == Vocabulary({"red": 0.5, "ring": 0.5}, {"book": frozenset({"red", "ring"})})
+    shares = {"left": 1.0, "red": 0.5, "ring": 0.5, "upper": 1.0}
+    assert found == Vocabulary(shares, {"book": frozenset(shares)})
+
+
+@pytest.mark.parametrize(
+    ("box_px", "words"),
+    [
+        ((0, 0, 30, 10), {"upper", "left"}),
+        ((0, 0, 90, 30), {"middle", "centre"}),
+        ((61, 19, 89, 30), {"lower", "right"}),
+        ((80, 0, 90, 2), {"upper", "right"}),
+    ],
+)
+def test_a_box_lies_in_the_third_of_each_side_that_holds_its_centre(box_px, words):
+    stretched = (box_px[0], 3 * box_px[1], box_px[2], 3 * box_px[3])
+
+    assert place_words(box_px, (90, 30)) == place_words(stretched, (90, 90)) == words
+    assert words == set(place(stretched, 90).split())  # as the drawn questions name it
 
 
 def test_words_are_counted_among_the_sources_that_tell_them_and_rare_ones_left_out():
@@ -219,9 +238,10 @@ def test_words_are_counted_among_the_sources_that_tell_them_and_rare_ones_left_o
     assert found.of_source == {
         "book": frozenset({"a", "ring"}),
         "other": frozenset({"a", "rare"}),
-        "boxes": frozenset({"red"}),
+        "boxes": frozenset({"red", "upper", "left"}),
     }
-    assert found.shares == {"a": 399 / 401, "rare": 0.01, "red": 1.0, "ring": 297 / 301}
+    always = dict.fromkeys(("red", "upper", "left"), 1.0)
+    assert found.shares == {"a": 399 / 401, "rare": 0.01, "ring": 297 / 301, **always}
     assert found.rare == {"disc"}
 
 
@@ -234,7 +254,7 @@ def test_labels_and_options_are_never_too_rare():
 
     found = vocabulary(pictures, "tower")
 
-    assert set(found.shares) == {"nucleus", "mitosis", "common", "rare"}
+    assert set(found.shares) == {"nucleus", "mitosis", "common", "rare", "upper", "left"}
     assert found.shares["mitosis"] == found.shares["rare"] == 1 / 200
     assert not found.rare
 
@@ -733,7 +753,8 @@ COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 def write_coloured(folder: Path, count: int) -> float:
     """Write `count` Samples of 56 x 56 px, each quarter red, blue or bare. Gives a bound for the loss without seeing.
 
-    It is the entropy of the words; what is lost on boxes comes on top.
+    It is the entropy of two colours and, where a token knows its own place, of two words for it; what is lost on boxes
+    comes on top.
     """
     rng = np.random.default_rng(0)
     samples = []
@@ -748,14 +769,14 @@ def write_coloured(folder: Path, count: int) -> float:
         picture = Image(path="q.png", data=encode_png(PILImage.fromarray(pixels)), width_px=56, height_px=56)
         samples.append(make_sample(f"q{index}", task="boxes", images=(picture,), regions=tuple(regions)))
     write_samples(samples, folder)
-    return 2 * -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
+    return 4 * -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
 
 
 def test_the_tower_learns_to_see_what_it_is_shown(inputs, tmp_path):
     blind = write_coloured(tmp_path / "coloured", 12)
     out = tmp_path / "out"
     out.mkdir()
-    trainer = {**TRAINER, "max_steps": 40, "per_device_train_batch_size": 12, "save_steps": 100}
+    trainer = {**TRAINER, "max_steps": 100, "per_device_train_batch_size": 12, "save_steps": 100}
 
     run_vision(config(trainer=trainer), {**inputs, "phantoms": tmp_path / "coloured"}, out)
 
@@ -829,12 +850,11 @@ def test_each_fold_has_its_own_model(inputs, tmp_path):
 # What is refused
 
 
-def test_samples_without_a_labelled_region_are_refused_by_the_stage(inputs, tmp_path):
-    regions = (Region(box_px=(0, 0, 8, 8)), Region(box_px=(0, 0, 8, 8), label=" "))
-    write_samples([make_sample("a", task="boxes", regions=regions)], tmp_path / "unlabelled")
+def test_samples_without_a_region_are_refused_by_the_stage(inputs, tmp_path):
+    write_samples([make_sample("a", task="boxes", regions=())], tmp_path / "empty")
 
-    with pytest.raises(UserError, match="tower: no box of the training Samples has a label"):
-        run_vision(config(), {**inputs, "phantoms": tmp_path / "unlabelled"}, tmp_path)
+    with pytest.raises(UserError, match="tower: no training Sample has a box"):
+        run_vision(config(), {**inputs, "phantoms": tmp_path / "empty"}, tmp_path)
 
 
 def test_samples_without_boxes_are_refused_by_the_stage(inputs, tmp_path):

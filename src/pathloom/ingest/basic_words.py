@@ -1,7 +1,7 @@
 """Questions without pictures: an option's letter, a fact, a comparison. Each `ask_` function makes one."""
 
 from pathloom.ingest.drawn import Deal, Fields, Rng, sentences
-from pathloom.phantom.words import pick_words
+from pathloom.phantom.words import blended_word, pick_words
 
 
 def ask_word_choice(deal: Deal) -> tuple[None, Fields]:
@@ -13,6 +13,16 @@ def ask_word_choice(deal: Deal) -> tuple[None, Fields]:
 def ask_phrase_choice(deal: Deal) -> tuple[None, Fields]:
     """Two to six options of one to three words; some begin or end alike."""
     options = _phrases(deal.rng, 2 + deal.index % 5, held_out=deal.test)
+    return None, _choose(options, deal)
+
+
+def ask_blend_choice(deal: Deal) -> tuple[None, Fields]:
+    """Two to five options of one or two words that are put together of others."""
+    options: list[str] = []
+    while len(options) < 2 + deal.index % 4:
+        words = [blended_word(deal.rng, held_out=deal.test) for _ in range(int(deal.rng.integers(1, 3)))]
+        if (option := " ".join(words)) not in options:
+            options.append(option)
     return None, _choose(options, deal)
 
 

@@ -18,6 +18,7 @@ from pathloom.ingest.basic_shapes import (
     ask_shape,
 )
 from pathloom.ingest.basic_words import (
+    ask_blend_choice,
     ask_lookup,
     ask_match,
     ask_phrase_choice,
@@ -66,6 +67,7 @@ _CHOICE_UNSEEN = (
 QUESTIONS: tuple[Question, ...] = (
     Question("word_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_word_choice),
     Question("phrase_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_phrase_choice),
+    Question("blend_choice", "choice", _CHOICE_SEEN, _CHOICE_UNSEEN, ask_blend_choice),
     Question(
         "lookup",
         "choice",

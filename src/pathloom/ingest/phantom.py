@@ -152,42 +152,88 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "diagnosis",
         "choice",
-        ("What is the diagnosis?", "Which diagnosis fits this tissue?", "What does this region show?"),
+        (
+            "What is the diagnosis?",
+            "Which diagnosis fits this tissue?",
+            "What does this region show?",
+            "Name the diagnosis.",
+            "Which of these is the diagnosis of this region?",
+            "What does the tissue show?",
+            "Name what this tissue shows.",
+            "Which of these fits this tissue?",
+        ),
         ("Name the diagnosis that fits this region.", "Which of these does the tissue show?"),
         _diagnosis,
     ),
     Question(
         "presence",
         "yes_no",
-        ("Is this {what}?", "Does this tissue show {what}?", "Is {what} the diagnosis?"),
+        (
+            "Is this {what}?",
+            "Does this tissue show {what}?",
+            "Is {what} the diagnosis?",
+            "Does {what} fit this tissue?",
+            "Is the diagnosis {what}?",
+            "Is this region {what}?",
+            "Does the diagnosis of this region fit {what}?",
+            "Does this region show {what}?",
+        ),
         ("Does the diagnosis {what} fit this region?", "Is the diagnosis of this tissue {what}?"),
         _presence,
     ),
     Question(
         "stain",
         "yes_no",
-        ("Is the stain IHC?", "Was this tissue stained by IHC?", "Is this an IHC stain?"),
+        (
+            "Is the stain IHC?",
+            "Was this tissue stained by IHC?",
+            "Is this an IHC stain?",
+            "Is this tissue stained by IHC?",
+            "Was the stain of this region IHC?",
+            "Is this IHC?",
+        ),
         ("Was IHC the stain of this tissue?", "Is IHC the stain?"),
         _stain,
     ),
     Question(
         "mitoses",
         "count",
-        ("How many mitoses are there?", "Count the mitoses.", "What is the number of mitoses?"),
+        (
+            "How many mitoses are there?",
+            "Count the mitoses.",
+            "What is the number of mitoses?",
+            "Give the count of mitoses.",
+            "How many mitoses does this region show?",
+            "Give how many mitoses there are.",
+        ),
         ("Give the number of mitoses.", "How many are the mitoses?"),
         _mitoses,
     ),
     Question(
         "structure_count",
         "count",
-        ("How many {what} are there?", "Count the {what}.", "What is the number of {what}?"),
+        (
+            "How many {what} are there?",
+            "Count the {what}.",
+            "What is the number of {what}?",
+            "Give the count of {what}.",
+            "How many {what} does this region show?",
+            "Give how many {what} there are.",
+        ),
         ("Give the number of {what}.", "How many are the {what}?"),
         _structure_count,
     ),
     Question(
         "structures",
         "boxes",
-        ("Find each {what}.", "Where is each {what}?", "Mark every {what}."),
+        (
+            "Find each {what}.",
+            "Where is each {what}?",
+            "Mark every {what}.",
+            "Find every {what}.",
+            "Where in this tissue is every {what}?",
+            "Mark each {what} of this region.",
+        ),
         ("Where in this region is each {what}?", "Find every {what} of this tissue."),
         _structures,
     ),
@@ -210,7 +256,7 @@ QUESTIONS: tuple[Question, ...] = (
 class PhantomConfig(DrawnConfig):
     """Entry of a recipe: how many training and test pictures each kind of question gets."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     family: ClassVar[str] = "phantom"
     questions: ClassVar[tuple[Question, ...]] = QUESTIONS
 

@@ -114,6 +114,9 @@ PATHOLOGY = tuple(sorted(set(_PATHOLOGY.split()) - set(HELD_OUT_GENERAL)))
 """Terms as words only: no picture and no fact goes with them. None is held out, and none is a held-out word."""
 
 
+_TRAINING = GENERAL + PATHOLOGY
+
+
 def made_up_word(rng: np.random.Generator, *, held_out: bool) -> str:
     """Two or three syllables that mean nothing; those of training and of test never meet."""
     while True:
@@ -124,6 +127,18 @@ def made_up_word(rng: np.random.Generator, *, held_out: bool) -> str:
             for _ in range(int(rng.integers(2, 4)))
         )
         if is_held_out(word) == held_out:
+            return word
+
+
+def blended_word(rng: np.random.Generator, *, held_out: bool) -> str:
+    """The head of one training word and the tail of another: English to look at, and no word, or hardly ever.
+
+    Pieces of words that stand in few plain ones are met in many of these, so that they too are learnt to be copied.
+    """
+    while True:
+        head, tail = (_TRAINING[int(rng.integers(len(_TRAINING)))] for _ in range(2))
+        word = head[: int(rng.integers(1, len(head) + 1))] + tail[int(rng.integers(len(tail))) :]
+        if 3 <= len(word) <= 12 and is_held_out(word) == held_out:
             return word
 
 

@@ -1,7 +1,7 @@
 """What a vision tower is asked: Samples to pictures, their words, and the targets of each visual token.
 
-A token of a picture with boxes is asked for the words and the box of the region that it shows; the tokens of any other
-picture together, for the words of its finding and answer.
+A token of a picture with boxes is asked for the words, the place and the box of the region that it shows; the tokens of
+any other picture together, for the words of its finding and answer.
 """
 
 import re
@@ -118,14 +118,15 @@ class Vocabulary:
 
 
 def vocabulary(pictures: Sequence[Picture], stage: str) -> Vocabulary:
-    """Labels of boxes and words of options all count; others when LEAST_COMMON of their source's pictures hold them.
+    """Words of boxes and of options all count; others when LEAST_COMMON of their source's pictures hold them.
 
     Raises UserError where no word is left.
     """
     said: dict[str, list[frozenset[str]]] = {}
     free: set[str] = set()  # sources whose words are not those of a list
     for picture in pictures:
-        labels = [words_of(region.label) for region in picture.regions]
+        size_px = (picture.image.width_px, picture.image.height_px)
+        labels = [words_of(region.label) | place_words(region.box_px, size_px) for region in picture.regions]
         said.setdefault(picture.source, []).extend([picture.words] if picture.words else labels)
         if picture.words and picture.told is None:
             free.add(picture.source)
@@ -141,8 +142,8 @@ def vocabulary(pictures: Sequence[Picture], stage: str) -> Vocabulary:
     words = sorted(frozenset().union(*kept.values()))
     if not words:
         raise UserError(
-            f"{stage}: no box of the training Samples has a label, and no answer a word that is common enough, "
-            "so there is nothing to see"
+            f"{stage}: no training Sample has a box, and no answer a word that is common enough, so there is nothing "
+            "to see"
         )
     shares = {}
     for word in words:
@@ -213,10 +214,19 @@ def region_targets(
         share = sides.prod(dim=1) / cell.prod()
         covers = share > most
         most = torch.where(covers, share, most)
-        said = words_of(region.label)
+        said = words_of(region.label) | place_words(region.box_px, size_px)
         is_word[covers] = torch.tensor([float(word in said) for word in words])
         boxes[covers] = box / torch.tensor([width_px, height_px, width_px, height_px])
     return is_word, boxes, most > LEAST_SHARE
+
+
+def place_words(box_px: Sequence[float], size_px: tuple[int, int]) -> frozenset[str]:
+    """Row and column, in thirds, of a box's centre in a picture of (width, height): {"upper", "left"}, for example."""
+    column, row = (
+        min(int(3 * (low + high) / 2 / side), 2)
+        for low, high, side in zip(box_px[:2], box_px[2:], size_px, strict=True)
+    )
+    return frozenset((("upper", "middle", "lower")[row], ("left", "centre", "right")[column]))
 
 
 def count_tokens(image_grid_thw: Tensor, merge_size: int) -> Tensor:
