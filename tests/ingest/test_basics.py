@@ -35,7 +35,7 @@ from pathloom.tasks.parsing import normalise
 from pathloom.tasks.task import SYSTEM_PROMPTS
 
 SIDE_PX = 56
-WORD_QUESTIONS = ("word_choice", "phrase_choice", "lookup", "match")
+WORD_QUESTIONS = ("word_choice", "phrase_choice", "blend_choice", "lookup", "match")
 PICTURE_QUESTIONS = tuple(question.name for question in QUESTIONS if question.name not in WORD_QUESTIONS)
 CHOICE_QUESTIONS = tuple(question.name for question in QUESTIONS if question.task == "choice")
 YES_NO_QUESTIONS = ("match", "is_shape", "is_there")
@@ -134,9 +134,12 @@ def test_a_test_question_about_words_uses_held_out_words_only(name):
     for sample in of(held_out(), name):
         content = words_of(sample) - fixed
         assert content
-        assert all(can_be_asked_in_a_test(word) for word in content), sample.question
+        may_stand = is_held_out if name == "blend_choice" else can_be_asked_in_a_test
+        assert all(map(may_stand, content)), sample.question
         found |= content
 
+    if name == "blend_choice":  # neither plain nor made-up
+        return
     assert found & set(HELD_OUT_GENERAL), "plain words"
     assert found - set(HELD_OUT_GENERAL), "made-up words"
 
@@ -400,11 +403,11 @@ def test_questions_about_words_are_answered_by_their_text():
         assert (sample.answer == "yes") == (sample.finding == sample.asked_finding)
         assert str(sample.finding) in sample.question
         assert str(sample.asked_finding) in sample.question
-    for name in ("word_choice", "phrase_choice"):
+    for name, most_words in (("word_choice", 1), ("phrase_choice", 3), ("blend_choice", 2)):
         for sample in (*of(training(), name), *of(held_out(), name)):
             assert re.search(rf"\b{sample.answer}\b", sample.question)
             assert sample.reasoning == f"This is {sample.answer}."
-            assert 1 <= len(sample.answer.split()) <= (1 if name == "word_choice" else 3)
+            assert 1 <= len(sample.answer.split()) <= most_words
 
 
 def test_no_two_options_are_alike():

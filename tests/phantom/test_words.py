@@ -9,6 +9,7 @@ from pathloom.phantom.words import (
     GENERAL,
     HELD_OUT_GENERAL,
     PATHOLOGY,
+    blended_word,
     is_held_out,
     made_up_word,
     pick_words,
@@ -87,3 +88,20 @@ def test_training_words_are_plain_ones_terms_and_made_up_ones():
 
 def test_test_words_are_plain_ones_and_made_up_ones():
     assert shares(held_out=True) == pytest.approx({"plain": 0.5, "made up": 0.5}, abs=0.05)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_blended_words_keep_to_their_side_and_are_a_head_and_a_tail_of_training_words(held_out):
+    rng = np.random.default_rng(0)
+    words = [blended_word(rng, held_out=held_out) for _ in range(300)]
+    plain = [*GENERAL, *PATHOLOGY]
+
+    assert all(is_held_out(word) == held_out and 3 <= len(word) <= 12 for word in words)
+    assert len(set(words)) > 290
+    for word in words[:50]:
+        assert any(
+            any(other.startswith(word[:cut]) for other in plain)
+            and any(other.endswith(word[cut:]) for other in plain)
+            for cut in range(1, len(word) + 1)
+        )
+    assert len(set(words) - set(plain)) > 270
