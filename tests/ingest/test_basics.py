@@ -235,7 +235,11 @@ def test_counts_yes_and_no_and_boxes_are_those_of_the_shapes_that_the_question_m
 ):
     for sample, scene in drawn_with(name, split, 56, monkeypatch):
         right = meant(sample.question, scene)
-        assert said_places(sample) == [place(shape.box_px, SIDE_PX) for shape in right]
+        assert said_places(sample) == [place(shape.box_px, SIDE_PX) for shape in scene.shapes]
+        numbered = re.findall(r"(\w+ \w+): (\d+)\.", (sample.reasoning or "").partition("Number")[0])
+        assert numbered == [
+            (place(shape.box_px, SIDE_PX), str(number)) for number, shape in enumerate(right, start=1)
+        ]
         if name == "count":
             assert sample.answer == str(len(right))
         elif name == "is_there":

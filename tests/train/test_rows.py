@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import numpy as np
@@ -189,6 +190,23 @@ def test_a_picture_whose_places_are_named_is_never_turned(fields):
     for epoch in range(40):
         rows.epoch = epoch
         assert rows.row(0)["images"][0].tobytes() == load_pixels(sample.images[0]).tobytes()
+
+
+def test_labels_are_asked_in_every_order_and_options_in_their_own():
+    def orders(task: str) -> set[tuple[str, ...]]:
+        choices = ("benign", "atypical", "malignant")
+        sample = make_sample("a", task=task, answer="atypical", choices=choices)
+        rows = Rows([sample], "direct", augment=False, seed=0)
+        found = set()
+        for rows.epoch in range(60):
+            row = rows.row(0)
+            text = row["prompt"][1]["content"][-1]["text"]
+            found.add(tuple(sorted(choices, key=text.index)))
+            assert row["template"] in training_templates(task)
+        return found
+
+    assert orders("label") == set(itertools.permutations(("benign", "atypical", "malignant")))
+    assert orders("choice") == {("benign", "atypical", "malignant")}
 
 
 def test_a_sample_without_any_box_keeps_its_empty_answer():

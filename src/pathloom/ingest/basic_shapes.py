@@ -1,6 +1,6 @@
 """Questions about plain shapes. Each `ask_` function draws a picture and makes one question."""
 
-from pathloom.ingest.drawn import Deal, Drawn, Fields, Rng, counted, options_around, sentences
+from pathloom.ingest.drawn import Deal, Drawn, Fields, Rng, options_around, sentences
 from pathloom.phantom.shapes import (
     COLOURS,
     KINDS,
@@ -23,6 +23,16 @@ def _observations(scene: Scene, size_px: int) -> list[str]:
     return [
         f"{shape.size.capitalize()} {shape.name} {place(shape.box_px, size_px)}" for shape in scene.shapes
     ]
+
+
+def _found(scene: Scene, meant: list[Shape], size_px: int) -> list[str]:
+    """Every shape; those that are meant with their number, so that each step looks at one shape alone."""
+    told = []
+    number = 0
+    for shape, words in zip(scene.shapes, _observations(scene, size_px), strict=True):
+        number += shape in meant
+        told.append(f"{words}: {number}" if shape in meant else words)
+    return told
 
 
 def _different(rng: Rng, count: int) -> list[tuple[str, str]]:
@@ -126,7 +136,9 @@ def ask_is_there(deal: Deal) -> tuple[Drawn, Fields]:
     return Drawn(scene.pixels_rgb), {
         "what": words,
         "answer": "yes" if meant else "no",
-        "reasoning": counted(_plural(words), [shape.box_px for shape in meant], deal.size_px),
+        "reasoning": sentences(
+            *_found(scene, meant, deal.size_px), f"Number of {_plural(words)}: {len(meant)}"
+        ),
         "strata": _kind_stratum(deal),
     }
 
@@ -137,24 +149,25 @@ def ask_count(deal: Deal) -> tuple[Drawn, Fields]:
     return Drawn(scene.pixels_rgb), {
         "what": _plural(words),
         "answer": str(len(meant)),
-        "reasoning": counted(_plural(words), [shape.box_px for shape in meant], deal.size_px),
+        "reasoning": sentences(
+            *_found(scene, meant, deal.size_px), f"Number of {_plural(words)}: {len(meant)}"
+        ),
         "strata": _kind_stratum(deal),
     }
 
 
-def _boxed(words: str, meant: list[Shape], size_px: int) -> Fields:
-    places = ", ".join(place(shape.box_px, size_px) for shape in meant)
+def _boxed(words: str, scene: Scene, meant: list[Shape], size_px: int) -> Fields:
     return {
         "what": words,
         "regions": tuple(Region(box_px=shape.box_px, label=f"{shape.size} {shape.name}") for shape in meant),
-        "reasoning": sentences(f"Seen at {places}"),
+        "reasoning": sentences(*_found(scene, meant, size_px)),
     }
 
 
 def ask_one_box(deal: Deal) -> tuple[Drawn, Fields]:
     """A picture with one shape and nothing else to find."""
     scene = draw_scene(deal.seed(), size_px=deal.size_px, names=_different(deal.rng, 1))
-    return Drawn(scene.pixels_rgb), _boxed(scene.shapes[0].name, list(scene.shapes), deal.size_px)
+    return Drawn(scene.pixels_rgb), _boxed(scene.shapes[0].name, scene, list(scene.shapes), deal.size_px)
 
 
 def ask_all_shapes(deal: Deal) -> tuple[Drawn, Fields]:
@@ -165,14 +178,20 @@ def ask_all_shapes(deal: Deal) -> tuple[Drawn, Fields]:
     scene = draw_scene(deal.seed(), size_px=deal.size_px, names=names)
     described = zip(scene.shapes, _observations(scene, deal.size_px), strict=True)
     regions = tuple(Region(box_px=shape.box_px, label=words.lower()) for shape, words in described)
-    return Drawn(scene.pixels_rgb), {**_boxed("", list(scene.shapes), deal.size_px), "regions": regions}
+    return Drawn(scene.pixels_rgb), {
+        **_boxed("", scene, list(scene.shapes), deal.size_px),
+        "regions": regions,
+    }
 
 
 def ask_boxes(deal: Deal) -> tuple[Drawn, Fields]:
     # shifted after each round, so that the number of boxes does not go with the wording
     wanted = 1 + (deal.index // 2 + deal.index // 8) % 4
     scene, words, meant = _scene_with(deal, wanted, int(deal.rng.integers(0, 3)))
-    return Drawn(scene.pixels_rgb), {**_boxed(words, meant, deal.size_px), "strata": _kind_stratum(deal)}
+    return Drawn(scene.pixels_rgb), {
+        **_boxed(words, scene, meant, deal.size_px),
+        "strata": _kind_stratum(deal),
+    }
 
 
 def ask_one_shape(deal: Deal) -> tuple[Drawn, Fields]:

@@ -158,7 +158,7 @@ QUESTIONS: tuple[Question, ...] = (
 class BasicsConfig(DrawnConfig):
     """Entry of a recipe: how many training and test Samples each kind of question gets."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     family: ClassVar[str] = "basics"
     questions: ClassVar[tuple[Question, ...]] = QUESTIONS
 

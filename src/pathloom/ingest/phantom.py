@@ -11,7 +11,7 @@ from pydantic import Field
 from pathloom.ingest.drawn import Deal, Drawn, DrawnConfig, Fields, Question, counted, sentences
 from pathloom.ingest.source import Source
 from pathloom.phantom.cell import BETHESDA, Cell, draw_cell
-from pathloom.phantom.shapes import place, reading_order
+from pathloom.phantom.shapes import reading_order
 from pathloom.phantom.tissue import DIAGNOSES, MIN_SIZE_PX, STAINS, Tissue, draw_tissue
 from pathloom.schema import Box, Region
 
@@ -28,10 +28,14 @@ def _drawn(picture: Tissue | Cell) -> Drawn:
 
 
 def _reasoning(tissue: Tissue, *conclusions: str) -> str:
-    """All that can be seen, whatever is asked: every question then teaches every observation."""
-    number = len(tissue.structure_boxes_px)
-    count = [f"Number of {tissue.structure_name}s: {number}"] if tissue.structure_name else []
-    return sentences(*tissue.observations(), *count, *conclusions)
+    """What can be seen, whatever is asked: every question then teaches every observation."""
+    return sentences(*tissue.observations(), *conclusions)
+
+
+def _located(tissue: Tissue, size_px: int) -> str:
+    """Structures are named one after the other before they are counted or boxed."""
+    boxes = _boxes(tissue, size_px)
+    return sentences(*tissue.observations(), counted(f"{tissue.structure_name}s", boxes, size_px))
 
 
 def _boxes(tissue: Tissue, size_px: int) -> list[Box]:
@@ -102,10 +106,7 @@ def _structure_count(deal: Deal) -> tuple[Drawn, Fields]:
     return _drawn(tissue), {
         "what": f"{tissue.structure_name}s",
         "answer": str(wanted),
-        "reasoning": sentences(
-            *tissue.observations(),
-            counted(f"{tissue.structure_name}s", _boxes(tissue, deal.size_px), deal.size_px),
-        ),
+        "reasoning": _located(tissue, deal.size_px),
     }
 
 
@@ -119,11 +120,12 @@ def _structures(deal: Deal) -> tuple[Drawn, Fields]:
             break
     else:
         raise RuntimeError("no phantom with a structure in 100 draws")
-    boxes = _boxes(tissue, deal.size_px)
     return _drawn(tissue), {
         "what": tissue.structure_name,
-        "regions": tuple(Region(box_px=box, label=tissue.structure_name) for box in boxes),
-        "reasoning": _reasoning(tissue, f"Seen at {', '.join(place(box, deal.size_px) for box in boxes)}"),
+        "regions": tuple(
+            Region(box_px=box, label=tissue.structure_name) for box in _boxes(tissue, deal.size_px)
+        ),
+        "reasoning": _located(tissue, deal.size_px),
     }
 
 

@@ -62,4 +62,5 @@ LABEL = Task(
     read_free=_read_free,
     grade=_grade,
     chance=_chance,
+    any_order=True,
 )

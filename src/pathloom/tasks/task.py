@@ -82,6 +82,7 @@ class Task:
     chance(samples)                  value of `metric` that the best constant answer reaches
     checkable                        whether a rule decides; otherwise a judge must, and reinforcement refuses it
     rewards                          parts of the Score that may be rewarded: in [0, 1], larger is better
+    any_order                        whether `choices` are a set: training asks them in a new order each time
     """
 
     name: str
@@ -96,6 +97,7 @@ class Task:
     chance: Callable[[Sequence[Sample]], float]
     checkable: bool = True
     rewards: tuple[str, ...] = ("correct",)
+    any_order: bool = False
 
     def template(self, name: str) -> Template:
         """The template called `name`. Raises ValueError that lists the known ones."""

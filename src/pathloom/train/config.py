@@ -105,7 +105,7 @@ class TrainConfig(StageConfig):
 class SftConfig(TrainConfig):
     """Entry of a recipe: supervised fine-tuning of a model on Samples."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     kind: Literal["sft"]
 
@@ -133,12 +133,12 @@ class PretrainConfig(TrainConfig):
 class VisionConfig(TrainConfig):
     """Entry of a recipe: the vision tower and the projector alone, on labelled boxes and on answers in words.
 
-    For models from random weights, before captions: each visual token learns which words and which box its place has;
-    the tokens of a Sample without boxes together, the words of its finding and of the caption, choice, label or short
-    answer that it has. With `augment`, pictures without boxes are turned, so no word should name a place.
+    For models from random weights, before captions: each visual token learns the words, the place and the box of what
+    it shows; the tokens of a Sample without boxes together, the words of its finding and of the caption, choice, label
+    or short answer that it has. With `augment`, pictures without boxes are turned, so no word should name a place.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     kind: Literal["vision"]
     tasks: dict[str, float] = Field(
@@ -204,7 +204,7 @@ class ReinforceConfig(TrainConfig):
           answers are all as good as each other sampled anew, overlong answers punished (arXiv 2503.14476, section 3)
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     kind: Literal["reinforce"]
     algorithm: Literal["grpo", "dapo"] = "dapo"

@@ -67,8 +67,9 @@ def mix(samples: Sequence[Sample], weights: Mapping[str, float], seed: int) -> l
 class Rows:
     """The transform behind the training set: row numbers in, prompt, completion and pictures out.
 
-    Which template a row is asked in and how its picture is turned depend on (seed, epoch, row) alone, so a resumed
-    run sees what an uninterrupted one would have seen. `epoch` is moved on by the trainer's callback.
+    Which template a row is asked in, how its picture is turned and the order of labels depend on (seed, epoch, row)
+    alone, so a resumed run sees what an uninterrupted one would have seen. `epoch` is moved on by the trainer's
+    callback.
     """
 
     def __init__(self, samples: Sequence[Sample], style: Style, *, augment: bool, seed: int) -> None:
@@ -93,6 +94,9 @@ class Rows:
         if self.augment and not sample.regions and sample.reasoning is None:
             turn = int(rng.integers(8))  # a reasoning or a box may name places, which a turn would move
             pictures = [turned(picture, turn) for picture in pictures]
+        if task.any_order:
+            order = rng.permutation(len(sample.choices))
+            sample = sample.model_copy(update={"choices": tuple(sample.choices[place] for place in order)})
         return {
             "prompt": task.render(sample, template, self.style).messages(),
             "completion": [
