@@ -312,7 +312,7 @@ stages:
   - {name: phantoms, kind: ingest, source: phantom, train: {diagnosis: 4}, test: {diagnosis: 4}}
   - {name: untrained, kind: init, samples: [phantoms]}
   - {name: sft, kind: sft, seeds: [0, 4], samples: [phantoms], model: {stage: untrained}}
-  - {name: dapo, kind: reinforce, samples: [phantoms], model: {stage: sft}, seed: 9}
+  - {name: dapo, kind: reinforce, samples: [phantoms], model: {stage: sft}, seed: 9, trainable: [vision]}
   - {name: measured, kind: evaluate, model: {stage: dapo}, samples: [phantoms], benchmarks: [phantom_diagnosis]}
   - {name: report, kind: report, stages: [sft, measured], samples: [phantoms], repeats: {all: [measured]}}
 """
@@ -341,8 +341,19 @@ def test_seeds_repeat_a_stage_and_what_its_models_go_into(tmp_path):
         ("[0, 4]", "[0, true]", "a list of whole numbers from 0"),
         ("[0, 4]", "[]", "at least one number is needed"),
         ("[0, 4]", "[4, 4]", "none twice"),
-        ("seed: 9", "seeds: [1]", r"stage dapo\.seeds: its model sft has seeds; give them to one of both"),
-        ("seeds: [0, 4]", "seeds: [0, 4], seed: 1", "the stage has a seed too; give one of both"),
+        (
+            "source: phantom,",
+            "source: phantom, seeds: [1, 2],",
+            "only stages that make a model take seeds: init",
+        ),
+        ("model: {stage: sft}", "model: {stage: sft, hub: x/y}", r"stage dapo_0\.model: give exactly one of"),
+        (
+            "model: {stage: untrained}",
+            "model: {stage: [untrained]}",
+            r"stage sft_0\.model\.stage: Input should be",
+        ),
+        ("seed: 9", "seeds: [1]", r"stage dapo\.seeds: its model sft has seeds; give only one of the two"),
+        ("seeds: [0, 4]", "seeds: [0, 4], seed: 1", "the stage has a seed too; give only one of the two"),
     ],
 )
 def test_seeds_that_make_no_sense_are_refused(tmp_path, old, new, message):

@@ -36,6 +36,10 @@ KINDS: Mapping[str, type[StageConfig]] = {
 """Kinds of stage but ingest, whose entry depends on its source."""
 
 
+_SEEDED = ("init", "vision", "pretrain", "sft", "reinforce")
+_LISTS_OF_STAGES = ("samples", "stages", "repeats")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A name and its stages in order."""
@@ -138,45 +142,52 @@ def _each_seed(stages: Sequence[dict[str, Any]], path: str) -> list[dict[str, An
     seeds_of: dict[str, list[int]] = {}
     written: list[dict[str, Any]] = []
     for stage in stages:
-        entry = {key: _name_all(value, seeds_of) for key, value in stage.items() if key != "seeds"}
+        entry = {
+            key: _name_all(value, seeds_of) if key in _LISTS_OF_STAGES else value
+            for key, value in stage.items()
+            if key != "seeds"
+        }
+        name = str(stage.get("name", "?"))
         model = entry.get("model")
-        start = model.get("stage") if isinstance(model, dict) else None
-        seeds = _seeds(stage, path)
+        start = str(model.get("stage")) if isinstance(model, dict) else ""
+        seeds = _seeds(stage, f"{path}: stage {name}.seeds")
         if seeds and start in seeds_of:
             raise UserError(
-                f"{path}: stage {stage.get('name')}.seeds: its model {start} has seeds; give them to one of both"
+                f"{path}: stage {name}.seeds: its model {start} has seeds; give only one of the two seeds"
             )
-        repeats = seeds or seeds_of.get(str(start), [])
+        repeats = seeds or seeds_of.get(start, [])
         if not repeats:
             written.append(entry)
             continue
-        name = str(stage.get("name"))
         seeds_of[name] = repeats
         for seed in repeats:
             again = {**entry, "name": f"{name}_{seed}"}
             if seeds:
                 again["seed"] = seed
             else:
-                again["model"] = {"stage": f"{start}_{seed}"}
+                again["model"] = {**entry["model"], "stage": f"{start}_{seed}"}
             written.append(again)
     return written
 
 
-def _seeds(stage: Mapping[str, Any], path: str) -> list[int]:
+def _seeds(stage: Mapping[str, Any], where: str) -> list[int]:
     """The checked `seeds` of a stage as it was written; empty where it has none."""
-    seeds = stage.get("seeds", [])
-    where = f"{path}: stage {stage.get('name', '?')}.seeds"
-    if "seeds" in stage and "seed" in stage:
-        raise UserError(f"{where}: the stage has a seed too; give one of both")
+    if "seeds" not in stage:
+        return []
+    seeds = stage["seeds"]
+    if stage.get("kind") not in _SEEDED:
+        raise UserError(f"{where}: only stages that make a model take seeds: {', '.join(_SEEDED)}")
+    if "seed" in stage:
+        raise UserError(f"{where}: the stage has a seed too; give only one of the two")
     if not isinstance(seeds, list) or any(type(seed) is not int or seed < 0 for seed in seeds):
         raise UserError(f"{where}: a list of whole numbers from 0 is needed, for example [0, 1, 2]")
-    if "seeds" in stage and (not seeds or len(set(seeds)) < len(seeds)):
+    if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"{where}: at least one number is needed, and none twice")
     return seeds
 
 
 def _name_all(value: Any, seeds_of: Mapping[str, Sequence[int]]) -> Any:
-    """`value` with every name of a repeated stage that stands in a list replaced by the names of all of them."""
+    """Lists in `value` with every repeated stage replaced by the names of all that it stands for."""
     if isinstance(value, dict):
         return {key: _name_all(each, seeds_of) for key, each in value.items()}
     if isinstance(value, list):

@@ -114,6 +114,7 @@ def test_no_word_of_a_test_occurs_in_any_training_text():
 
     assert len(read) > 1000
     assert {word for word in read if can_be_asked_in_a_test(word)} == set()
+    assert {word for word in read if len(word) > 2 and is_held_out(word)} == set(), "blended words"
 
 
 def test_no_word_of_a_test_occurs_in_a_wording_a_template_or_a_system_prompt():

@@ -26,7 +26,7 @@ from pathloom.models.presets import PRESETS, find_preset
 from pathloom.phantom.words import GENERAL
 
 MAX_NANO_PARAMETERS = 4_500_000
-"""docs/design.md, decision 7: at most 9 MB of bfloat16."""
+"""At most 9 MB of bfloat16, so that two of them can travel inside the package."""
 
 
 @pytest.fixture(scope="module")

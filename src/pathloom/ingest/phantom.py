@@ -258,7 +258,7 @@ QUESTIONS: tuple[Question, ...] = (
 class PhantomConfig(DrawnConfig):
     """Entry of a recipe: how many training and test pictures each kind of question gets."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     family: ClassVar[str] = "phantom"
     questions: ClassVar[tuple[Question, ...]] = QUESTIONS
 

@@ -211,7 +211,7 @@ class HasEpoch(Protocol):
 
 
 class FollowEpoch(TrainerCallback):
-    """Tells the rows which epoch it is, so that templates and turns are new in each."""
+    """Tells the rows which epoch it is, so that templates, turns and orders are new in each."""
 
     def __init__(self, rows: HasEpoch) -> None:
         self.rows = rows

@@ -1,7 +1,7 @@
 """Stage `vision`: the vision tower and the projector learn what lies where, before a language model has to read it.
 
 Each visual token is asked by a linear head, which is thrown away afterwards, for the words of the region that it shows
-and for that region's box; of a Sample without boxes, the tokens' mean is asked for the words of its finding and answer.
+and for that region's place and box; of a Sample without boxes, the tokens' mean is asked for the words of its finding and answer.
 Hundreds of answers a picture, and none of them through a language model: a small tower from random weights learns from
 a few thousand pictures what captions alone do not teach it in many times as long (docs/log.md).
 """
@@ -57,10 +57,11 @@ def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out
     if config.fresh:
         renew_tower(model, config.seed)
     telling = [sample for sample in training if tells(sample)]
-    if not telling:
+    silent = {sample.task for sample in training} - {sample.task for sample in telling}
+    if silent:
         raise UserError(
-            f"{config.name}.samples: no training Sample has boxes, a finding, or an answer in words "
-            f"({', '.join(IN_WORDS)}), so there is nothing to see"
+            f"{config.name}.tasks: no training Sample of {', '.join(sorted(silent))} has boxes, a finding, or an "
+            f"answer in words ({', '.join(IN_WORDS)}); leave the task out"
         )
     pictures = pictures_of(telling)
     if config.augment and all(picture.regions for picture in pictures):
@@ -82,7 +83,7 @@ def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
     trainer.model = model  # without the head
     counts = {
-        "samples_without_words": len(training) - len(telling),
+        "samples_that_tell_nothing": len(training) - len(telling),
         "words": len(batches.vocabulary.shares),
         "words_too_rare": len(batches.vocabulary.rare),
     }
