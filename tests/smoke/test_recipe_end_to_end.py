@@ -11,6 +11,7 @@ import pytest
 
 from pathloom.cli import main
 from pathloom.evaluate.generative import PREDICTIONS
+from pathloom.ingest.phantom import PhantomConfig
 from pathloom.recipe import load_recipe
 from pathloom.run import PARTIAL
 from pathloom.stage import read_jsonl
@@ -170,7 +171,7 @@ def test_an_answer_can_be_traced_back_to_its_source(workplace, capsys):
     assert main(["explain", "phantom/diagnosis/test/00002", "--runs", str(workplace / "runs")]) == 0
 
     chain = capsys.readouterr().out
-    assert "ingest.phantom v3: seed 0" in chain
+    assert f"ingest.phantom v{PhantomConfig.version}: seed 0" in chain
     for stage in ("before-", "after-"):
         assert f"  {stage}" in chain
     assert "(shuffled_options)" in chain

@@ -283,6 +283,12 @@ def test_a_sample_is_seen_as_its_boxes_or_its_finding_and_its_answer_in_words():
         assert [picture.told for picture in pictures] == [told] * 2
     assert len({boxes[0].source, asked[0].source}) == 2
 
+    twice = seen("t", "choice", regions=(region,), **fields)
+    assert [(bool(picture.regions), bool(picture.words)) for picture in twice] == [
+        *((False, False), (False, True), (True, False), (False, True))
+    ]
+    assert [picture.image for picture in twice] == [images[0]] * 2 + [images[1]] * 2
+
 
 def test_a_sample_that_says_nothing_of_what_is_seen_is_counted_and_left_out(tmp_path, model_folder):
     def sample(name: str, task: str, **more: Any) -> Sample:
@@ -685,7 +691,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 def test_a_resumed_run_turns_pictures_as_an_uninterrupted_one_does(inputs, tmp_path, monkeypatch):
     """Of four choices, so that an epoch is two steps; without turns the weights are others."""
-    choices = [sample for sample in read_samples(inputs["phantoms"]) if sample.task == "choice"]
+    found = read_samples(inputs["phantoms"])
+    choices = [sample.model_copy(update={"regions": ()}) for sample in found if sample.task == "choice"]
     write_samples([sample for sample in choices if sample.split == "train"][:4], tmp_path / "four")
     inputs = {**inputs, "phantoms": tmp_path / "four"}
     given = {"augment": True, "tasks": {"choice": 1}, "trainer": {**TRAINER, "max_steps": 5}}

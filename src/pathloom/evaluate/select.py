@@ -79,7 +79,9 @@ def _answer_is_wrong_for(sample: Sample, other: Sample) -> bool:
         return False
     if sample.asked_finding is not None:
         return (other.finding == sample.asked_finding) != (sample.finding == sample.asked_finding)
-    return (other.answer, other.regions) != (sample.answer, sample.regions)
+    if sample.task == "boxes":
+        return other.regions != sample.regions
+    return other.answer != sample.answer
 
 
 def _with_shuffled_options(sample: Sample, seed: int) -> Sample:

@@ -197,7 +197,7 @@ def _example(stage: str, prediction: Prediction) -> Example:
         images_png=tuple(encode_png(load_pixels(image)) for image in sample.images),
         width_px=width_px,
         height_px=height_px,
-        true_boxes_px=tuple(region.box_px for region in sample.regions),
+        true_boxes_px=tuple(region.box_px for region in sample.regions) if is_boxes else (),
         predicted_boxes_px=predicted,
         question=sample.question,
         options=sample.choices,

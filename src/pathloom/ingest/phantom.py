@@ -32,6 +32,11 @@ def _reasoning(tissue: Tissue, *conclusions: str) -> str:
     return sentences(*tissue.observations(), *conclusions)
 
 
+def _regions(tissue: Tissue, size_px: int) -> tuple[Region, ...]:
+    """Glands, nests and the like, whatever is asked: a vision tower learns from all."""
+    return tuple(Region(box_px=box, label=tissue.structure_name) for box in _boxes(tissue, size_px))
+
+
 def _located(tissue: Tissue, size_px: int) -> str:
     """Structures are named one after the other before they are counted or boxed."""
     boxes = _boxes(tissue, size_px)
@@ -51,6 +56,7 @@ def _diagnosis(deal: Deal) -> tuple[Drawn, Fields]:
     options.insert((deal.index // len(DIAGNOSES)) % NUM_OPTIONS, name)
     tissue = draw_tissue(deal.seed(), size_px=deal.size_px, diagnosis=name)
     return _drawn(tissue), {
+        "regions": _regions(tissue, deal.size_px),
         "choices": tuple(options),
         "answer": name,
         "finding": name,
@@ -64,6 +70,7 @@ def _presence(deal: Deal) -> tuple[Drawn, Fields]:
     asked = name if deal.index % 2 else others[(deal.index // (2 * len(DIAGNOSES))) % len(others)]
     tissue = draw_tissue(deal.seed(), size_px=deal.size_px, diagnosis=name)
     return _drawn(tissue), {
+        "regions": _regions(tissue, deal.size_px),
         "what": asked,
         "answer": "yes" if asked == name else "no",
         "finding": name,
@@ -78,6 +85,7 @@ def _stain(deal: Deal) -> tuple[Drawn, Fields]:
     stain, asked = STAINS[deal.index % len(STAINS)], "IHC"
     tissue = draw_tissue(deal.seed(), size_px=deal.size_px, stain=stain)
     return _drawn(tissue), {
+        "regions": _regions(tissue, deal.size_px),
         "answer": "yes" if asked == stain else "no",
         "finding": stain,
         "asked_finding": asked,
@@ -88,6 +96,7 @@ def _stain(deal: Deal) -> tuple[Drawn, Fields]:
 def _mitoses(deal: Deal) -> tuple[Drawn, Fields]:
     tissue = draw_tissue(deal.seed(), size_px=deal.size_px, num_mitoses=deal.index % (MAX_MITOSES + 1))
     return _drawn(tissue), {
+        "regions": _regions(tissue, deal.size_px),
         "answer": str(tissue.num_mitoses),
         "reasoning": _reasoning(tissue, f"The number of mitoses is {tissue.num_mitoses}"),
     }
@@ -104,6 +113,7 @@ def _structure_count(deal: Deal) -> tuple[Drawn, Fields]:
     else:
         raise RuntimeError(f"no phantom of {name} with {wanted} structures in 1000 draws")
     return _drawn(tissue), {
+        "regions": _regions(tissue, deal.size_px),
         "what": f"{tissue.structure_name}s",
         "answer": str(wanted),
         "reasoning": _located(tissue, deal.size_px),
@@ -122,16 +132,18 @@ def _structures(deal: Deal) -> tuple[Drawn, Fields]:
         raise RuntimeError("no phantom with a structure in 100 draws")
     return _drawn(tissue), {
         "what": tissue.structure_name,
-        "regions": tuple(
-            Region(box_px=box, label=tissue.structure_name) for box in _boxes(tissue, deal.size_px)
-        ),
+        "regions": _regions(tissue, deal.size_px),
         "reasoning": _located(tissue, deal.size_px),
     }
 
 
 def _caption(deal: Deal) -> tuple[Drawn, Fields]:
     tissue = draw_tissue(deal.seed(), size_px=deal.size_px, diagnosis=DIAGNOSES[deal.index % len(DIAGNOSES)])
-    return _drawn(tissue), {"answer": tissue.caption(deal.rng), "finding": tissue.diagnosis}
+    return _drawn(tissue), {
+        "regions": _regions(tissue, deal.size_px),
+        "answer": tissue.caption(deal.rng),
+        "finding": tissue.diagnosis,
+    }
 
 
 def _bethesda(deal: Deal) -> tuple[Drawn, Fields]:

@@ -1,7 +1,7 @@
 """What a vision tower is asked: Samples to pictures, their words, and the targets of each visual token.
 
 A token of a picture with boxes is asked for the words, the place and the box of the region that it shows; the tokens of
-any other picture together, for the words of its finding and answer.
+a picture with a finding or an answer in words together, for those. A Sample that has both is two pictures.
 """
 
 import re
@@ -46,39 +46,37 @@ class Picture:
 
 
 def tells(sample: Sample) -> bool:
-    """Whether a Sample has boxes, a finding or an answer in words; a count, say, tells nothing of what is seen."""
-    return sample.task == "boxes" or bool(_said(sample))
+    """Whether a Sample has boxes, a finding or an answer in words; a count alone tells nothing of what is seen."""
+    return sample.task == "boxes" or bool(sample.regions or _said(sample))
 
 
 def pictures_of(samples: Sequence[Sample]) -> list[Picture]:
-    """One for each image of each Sample. An image with several Samples of boxes has the regions of all in each.
+    """One for the boxes on each image of each Sample, and one for the words about the whole of it.
 
-    A choice or a label tells about the words of its own options alone.
+    An image with boxes in several Samples of one source has all of them in each. A choice or a label tells about the
+    words of its own options alone.
     """
     regions: dict[tuple[str, Image], dict[Region, None]] = {}  # an ordered set each
     for sample in samples:
-        for region in sample.regions if sample.task == "boxes" else ():
-            key = (_source(sample), sample.images[region.image])
+        for region in sample.regions:
+            key = (sample.origin.source, sample.images[region.image])
             regions.setdefault(key, {})[region.model_copy(update={"image": 0})] = None
     pictures = []
     for sample in samples:
-        words = _said(sample)
-        told = words.union(*map(words_of, sample.choices)) if words and sample.choices else None
+        source = sample.origin.source
         for image in sample.images:
-            of_image = tuple(regions.get((_source(sample), image), ()))
-            pictures.append(Picture(image, _source(sample), of_image, words, told))
+            if sample.regions or sample.task == "boxes":
+                of_image = tuple(regions.get((source, image), ()))
+                pictures.append(Picture(image, f"{source} regions", of_image))
+            if words := _said(sample):
+                told = words.union(*map(words_of, sample.choices)) if sample.choices else None
+                pictures.append(Picture(image, f"{source} {sample.task}", words=words, told=told))
     return pictures
 
 
 def _said(sample: Sample) -> frozenset[str]:
-    """Words about the whole of a Sample's pictures; none where it has boxes."""
-    if sample.task == "boxes":
-        return frozenset()
+    """Words about the whole of a Sample's pictures."""
     return words_of(sample.finding) | words_of(sample.answer if sample.task in IN_WORDS else None)
-
-
-def _source(sample: Sample) -> str:
-    return f"{sample.origin.source} {sample.task}"
 
 
 def words_of(text: str | None) -> frozenset[str]:

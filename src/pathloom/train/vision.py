@@ -1,9 +1,9 @@
 """Stage `vision`: the vision tower and the projector learn what lies where, before a language model has to read it.
 
-Each visual token is asked by a linear head, which is thrown away afterwards, for the words of the region that it shows
-and for that region's place and box; of a Sample without boxes, the tokens' mean is asked for the words of its finding and answer.
-Hundreds of answers a picture, and none of them through a language model: a small tower from random weights learns from
-a few thousand pictures what captions alone do not teach it in many times as long (docs/log.md).
+Each visual token is asked by a linear head, which is thrown away afterwards, for the words, the place and the box of
+the region that it shows, and the tokens' mean for the words of the Sample's finding and answer. Hundreds of answers a
+picture, and none of them through a language model: a small tower from random weights learns from a few thousand
+pictures what captions alone do not teach it in many times as long (docs/log.md).
 """
 
 from collections.abc import Mapping, Sequence
