@@ -358,3 +358,12 @@ def test_seeds_repeat_a_stage_and_what_its_models_go_into(tmp_path):
 )
 def test_seeds_that_make_no_sense_are_refused(tmp_path, old, new, message):
     assert re.search(message, error_of(tmp_path, SEEDED.replace(old, new)))
+
+
+def test_the_comparison_of_reinforcement_starts_from_the_stages_of_the_quickstart():
+    quickstart, comparison = (
+        load_recipe(RECIPES / f"{name}.yaml") for name in ("quickstart", "reinforcement")
+    )
+
+    for name in ("phantoms", "seeing", "pretrain", "sft"):
+        assert comparison.stage(name) == quickstart.stage(name)

@@ -17,7 +17,7 @@ from pathloom.stage import ModelRef, shipped_bases
 from pathloom.tasks import find_task
 
 MAX_BYTES = 9_000_000
-"""docs/design.md, decision 7."""
+"""Small enough to travel inside the package."""
 BASES = ("qwen2.5-vl-nano", "qwen3-vl-nano")
 
 
