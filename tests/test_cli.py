@@ -12,6 +12,7 @@ from tests.test_images import png_header_only
 
 from pathloom import __version__, recipe
 from pathloom.cli import guard_threads, main
+from pathloom.ingest.phantom import PhantomConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -293,7 +294,7 @@ def test_show_and_explain_find_a_stage_and_a_sample(capsys):
     for part in (
         sample_id,
         "licence Apache-2.0",
-        "ingest.phantom v3: seed 0",
+        f"ingest.phantom v{PhantomConfig.version}: seed 0",
         f"held by {folder.name}",
         "answer: yes",
     ):
