@@ -133,6 +133,16 @@ def test_a_wrong_image_needs_another_answer_to_be_there():
     assert apply_control(alike, "wrong_image", 0) == []
 
 
+def test_a_count_stays_right_where_as_many_lie_elsewhere():
+    boxes = [(Region(box_px=(at, 0, at + 4, 4), label="gland"),) for at in (0, 2)]
+    samples = [
+        make_sample(name, task="count", answer="1", regions=regions, images=(make_image(index),))
+        for index, (name, regions) in enumerate(zip("ab", boxes, strict=True))
+    ]
+
+    assert apply_control(samples, "wrong_image", 0) == []
+
+
 def test_a_wrong_image_for_boxes_has_other_boxes():
     samples = [
         make_sample(name, task="boxes", answer="", images=(make_image(index),), regions=(Region(box_px=box),))

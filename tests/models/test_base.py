@@ -12,12 +12,14 @@ from pathloom.benchmarks import find_benchmark
 from pathloom.card import read_card
 from pathloom.evaluate.generative import Request, generate
 from pathloom.models.load import load_model
+from pathloom.recipe import load_recipe
 from pathloom.schema import Sample
 from pathloom.stage import ModelRef, shipped_bases
 from pathloom.tasks import find_task
 
 MAX_BYTES = 9_000_000
 """Small enough to travel inside the package."""
+RECIPE = Path(__file__).parents[2] / "recipes" / "nano_base.yaml"
 BASES = ("qwen2.5-vl-nano", "qwen3-vl-nano")
 
 
@@ -43,6 +45,16 @@ def test_a_base_says_that_it_has_seen_nothing_of_pathology(name):
     assert name in card.name
     assert card.trained_on
     assert all(source.startswith("basics_") for source in card.trained_on)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_base_has_learnt_what_the_last_stage_of_its_recipe_asks(name):
+    stages = {stage.name: stage.model_dump() for stage in load_recipe(RECIPE).stages}
+    asked = [stages[samples]["train"] for samples in stages["trained"]["samples"]]
+    card = read_card(folder(name))
+
+    assert set(card.trained_on) == {f"basics_{kind}" for kinds in asked for kind in kinds}
+    assert card.num_train_samples == sum(sum(kinds.values()) for kinds in asked)
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -186,7 +186,7 @@ def _look_at_letters(model: Any, rows: slice, marks: Marks, says: Tensor) -> Non
         key[-1, _CONSTANT_DIM] = 2.0
 
 
-_NUMBER_WAVES = 24
+NUMBER_WAVES = 24
 """Waves over 0 to the largest number, so that numbers are alike within about a twentieth of the range; our choice."""
 
 
@@ -201,10 +201,10 @@ def wire_numbers(model: Any, token_ids: Mapping[int, int]) -> None:
     embeddings = model.get_input_embeddings().weight
     numbers = torch.tensor(sorted(token_ids))
     ids = torch.tensor([token_ids[int(number)] for number in numbers])
-    waves = torch.arange(_NUMBER_WAVES)
+    waves = torch.arange(NUMBER_WAVES)
     place = torch.cos(torch.pi * waves * (numbers / numbers.max())[:, None])
-    place = place * torch.exp(-((2 * waves / _NUMBER_WAVES) ** 2) / 2)
-    directions = torch.linalg.qr(torch.randn(embeddings.shape[1], _NUMBER_WAVES))[0]  # [width, waves]
+    place = place * torch.exp(-((2 * waves / NUMBER_WAVES) ** 2) / 2)
+    directions = torch.linalg.qr(torch.randn(embeddings.shape[1], NUMBER_WAVES))[0]  # [width, waves]
     place = place @ directions.T
     own = embeddings[ids]
     place = place * (own.norm(dim=1) / place.norm(dim=1))[:, None]

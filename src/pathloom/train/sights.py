@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pathloom.images import load_pixels
+from pathloom.phantom.shapes import place
 from pathloom.schema import Image, Region, Sample
 from pathloom.stage import UserError
 from pathloom.train.rows import turned
@@ -220,11 +221,9 @@ def region_targets(
 
 def place_words(box_px: Sequence[float], size_px: tuple[int, int]) -> frozenset[str]:
     """Row and column, in thirds, of a box's centre in a picture of (width, height): {"upper", "left"}, for example."""
-    column, row = (
-        min(int(3 * (low + high) / 2 / side), 2)
-        for low, high, side in zip(box_px[:2], box_px[2:], size_px, strict=True)
-    )
-    return frozenset((("upper", "middle", "lower")[row], ("left", "centre", "right")[column]))
+    (x1, y1, x2, y2), (width_px, height_px) = box_px, size_px
+    shares = (x1 / width_px, y1 / height_px, x2 / width_px, y2 / height_px)
+    return frozenset(place(shares, 1).split())
 
 
 def count_tokens(image_grid_thw: Tensor, merge_size: int) -> Tensor:

@@ -9,10 +9,9 @@ from torch.nn import functional
 from transformers.vision_utils import get_vision_window_index
 
 from pathloom.models.nano import number_ids, projector_layer
+from pathloom.models.wiring import NUMBER_WAVES
 from pathloom.train.sights import Batches, Picture, count_tokens, pool
 
-_WAVES = 24
-"""Leading directions of the numbers' embeddings: as many as a nano model starts with (`wiring.wire_numbers`)."""
 _NUM_FITTED = 1000
 """Pictures of a source at most; our choice."""
 _FITTED_AT_ONCE = 50
@@ -49,7 +48,9 @@ def speak(
     for side, places in zip(targets["boxes"].T, sides, strict=False):
         meant = places[(side * (len(places) - 1)).round().long()]
         fits.append((~targets["whole"], targets["shows"][:, None] * meant))
-    used = torch.linalg.qr(torch.cat([said, *(places[:: len(places) // _WAVES] for places in sides)]).T)[0]
+    used = torch.linalg.qr(
+        torch.cat([said, *(places[:: len(places) // NUMBER_WAVES] for places in sides)]).T
+    )[0]
     length = (embeddings - mean).norm(dim=1).mean()
     for layer in layers:
         centre = inputs[layer].mean(dim=0)
@@ -146,16 +147,16 @@ def side_embeddings(embeddings: Tensor, numbers: Mapping[int, int], said: Tensor
     the words.
     """
     width = embeddings.shape[1]
-    if not numbers or len(said) + 4 * _WAVES > width:
+    if not numbers or len(said) + 4 * NUMBER_WAVES > width:
         return []
     line = embeddings[[numbers[number] for number in sorted(numbers)]]
     line = line - line.mean(dim=0)
-    leading = torch.linalg.svd(line, full_matrices=False).Vh[:_WAVES]  # [waves, width]
+    leading = torch.linalg.svd(line, full_matrices=False).Vh[:NUMBER_WAVES]  # [waves, width]
     place = line @ leading.T
     free = torch.linalg.qr(torch.cat([said.T, torch.eye(width, device=said.device)], dim=1))[0][
         :, len(said) :
     ]
-    return [place @ free[:, side * _WAVES : (side + 1) * _WAVES].T for side in range(4)]
+    return [place @ free[:, side * NUMBER_WAVES : (side + 1) * NUMBER_WAVES].T for side in range(4)]
 
 
 def projectors(model: Any) -> list[nn.Module]:
