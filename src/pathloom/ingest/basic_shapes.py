@@ -136,9 +136,7 @@ def ask_is_there(deal: Deal) -> tuple[Drawn, Fields]:
     return Drawn(scene.pixels_rgb), {
         "what": words,
         "answer": "yes" if meant else "no",
-        "reasoning": sentences(
-            *_found(scene, meant, deal.size_px), f"Number of {_plural(words)}: {len(meant)}"
-        ),
+        "reasoning": _counted(words, scene, meant, deal.size_px),
         "strata": _kind_stratum(deal),
     }
 
@@ -149,11 +147,13 @@ def ask_count(deal: Deal) -> tuple[Drawn, Fields]:
     return Drawn(scene.pixels_rgb), {
         "what": _plural(words),
         "answer": str(len(meant)),
-        "reasoning": sentences(
-            *_found(scene, meant, deal.size_px), f"Number of {_plural(words)}: {len(meant)}"
-        ),
+        "reasoning": _counted(words, scene, meant, deal.size_px),
         "strata": _kind_stratum(deal),
     }
+
+
+def _counted(words: str, scene: Scene, meant: list[Shape], size_px: int) -> str:
+    return sentences(*_found(scene, meant, size_px), f"Number of {_plural(words)}: {len(meant)}")
 
 
 def _boxed(words: str, scene: Scene, meant: list[Shape], size_px: int) -> Fields:

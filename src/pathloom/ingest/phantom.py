@@ -32,9 +32,11 @@ def _reasoning(tissue: Tissue, *conclusions: str) -> str:
     return sentences(*tissue.observations(), *conclusions)
 
 
-def _regions(tissue: Tissue, size_px: int) -> tuple[Region, ...]:
-    """Glands, nests and the like, whatever is asked: a vision tower learns from all."""
-    return tuple(Region(box_px=box, label=tissue.structure_name) for box in _boxes(tissue, size_px))
+def _shown(tissue: Tissue, deal: Deal, fields: Fields) -> tuple[Drawn, Fields]:
+    """With the boxes of glands, nests and the like, whatever is asked: a vision tower learns from all."""
+    boxes = _boxes(tissue, deal.size_px)
+    regions = tuple(Region(box_px=box, label=tissue.structure_name) for box in boxes)
+    return _drawn(tissue), {**fields, "regions": regions}
 
 
 def _located(tissue: Tissue, size_px: int) -> str:
@@ -55,13 +57,16 @@ def _diagnosis(deal: Deal) -> tuple[Drawn, Fields]:
     options = [str(option) for option in deal.rng.permutation(others)[: NUM_OPTIONS - 1]]
     options.insert((deal.index // len(DIAGNOSES)) % NUM_OPTIONS, name)
     tissue = draw_tissue(deal.seed(), size_px=deal.size_px, diagnosis=name)
-    return _drawn(tissue), {
-        "regions": _regions(tissue, deal.size_px),
-        "choices": tuple(options),
-        "answer": name,
-        "finding": name,
-        "reasoning": _reasoning(tissue, f"This is {name}"),
-    }
+    return _shown(
+        tissue,
+        deal,
+        {
+            "choices": tuple(options),
+            "answer": name,
+            "finding": name,
+            "reasoning": _reasoning(tissue, f"This is {name}"),
+        },
+    )
 
 
 def _presence(deal: Deal) -> tuple[Drawn, Fields]:
@@ -69,37 +74,46 @@ def _presence(deal: Deal) -> tuple[Drawn, Fields]:
     others = [other for other in DIAGNOSES if other != name]
     asked = name if deal.index % 2 else others[(deal.index // (2 * len(DIAGNOSES))) % len(others)]
     tissue = draw_tissue(deal.seed(), size_px=deal.size_px, diagnosis=name)
-    return _drawn(tissue), {
-        "regions": _regions(tissue, deal.size_px),
-        "what": asked,
-        "answer": "yes" if asked == name else "no",
-        "finding": name,
-        "asked_finding": asked,
-        # Both names side by side: a small model compares what stands close together.
-        "reasoning": _reasoning(tissue, f"Asked is {asked}", f"This is {name}"),
-    }
+    return _shown(
+        tissue,
+        deal,
+        {
+            "what": asked,
+            "answer": "yes" if asked == name else "no",
+            "finding": name,
+            "asked_finding": asked,
+            # Both names side by side: a small model compares what stands close together.
+            "reasoning": _reasoning(tissue, f"Asked is {asked}", f"This is {name}"),
+        },
+    )
 
 
 def _stain(deal: Deal) -> tuple[Drawn, Fields]:
     """Always asked about the same stain, so that the answer needs sight alone, and no comparing of words."""
     stain, asked = STAINS[deal.index % len(STAINS)], "IHC"
     tissue = draw_tissue(deal.seed(), size_px=deal.size_px, stain=stain)
-    return _drawn(tissue), {
-        "regions": _regions(tissue, deal.size_px),
-        "answer": "yes" if asked == stain else "no",
-        "finding": stain,
-        "asked_finding": asked,
-        "reasoning": _reasoning(tissue, f"The stain is {stain}"),
-    }
+    return _shown(
+        tissue,
+        deal,
+        {
+            "answer": "yes" if asked == stain else "no",
+            "finding": stain,
+            "asked_finding": asked,
+            "reasoning": _reasoning(tissue, f"The stain is {stain}"),
+        },
+    )
 
 
 def _mitoses(deal: Deal) -> tuple[Drawn, Fields]:
     tissue = draw_tissue(deal.seed(), size_px=deal.size_px, num_mitoses=deal.index % (MAX_MITOSES + 1))
-    return _drawn(tissue), {
-        "regions": _regions(tissue, deal.size_px),
-        "answer": str(tissue.num_mitoses),
-        "reasoning": _reasoning(tissue, f"The number of mitoses is {tissue.num_mitoses}"),
-    }
+    return _shown(
+        tissue,
+        deal,
+        {
+            "answer": str(tissue.num_mitoses),
+            "reasoning": _reasoning(tissue, f"The number of mitoses is {tissue.num_mitoses}"),
+        },
+    )
 
 
 def _structure_count(deal: Deal) -> tuple[Drawn, Fields]:
@@ -112,12 +126,15 @@ def _structure_count(deal: Deal) -> tuple[Drawn, Fields]:
             break
     else:
         raise RuntimeError(f"no phantom of {name} with {wanted} structures in 1000 draws")
-    return _drawn(tissue), {
-        "regions": _regions(tissue, deal.size_px),
-        "what": f"{tissue.structure_name}s",
-        "answer": str(wanted),
-        "reasoning": _located(tissue, deal.size_px),
-    }
+    return _shown(
+        tissue,
+        deal,
+        {
+            "what": f"{tissue.structure_name}s",
+            "answer": str(wanted),
+            "reasoning": _located(tissue, deal.size_px),
+        },
+    )
 
 
 def _structures(deal: Deal) -> tuple[Drawn, Fields]:
@@ -130,20 +147,26 @@ def _structures(deal: Deal) -> tuple[Drawn, Fields]:
             break
     else:
         raise RuntimeError("no phantom with a structure in 100 draws")
-    return _drawn(tissue), {
-        "what": tissue.structure_name,
-        "regions": _regions(tissue, deal.size_px),
-        "reasoning": _located(tissue, deal.size_px),
-    }
+    return _shown(
+        tissue,
+        deal,
+        {
+            "what": tissue.structure_name,
+            "reasoning": _located(tissue, deal.size_px),
+        },
+    )
 
 
 def _caption(deal: Deal) -> tuple[Drawn, Fields]:
     tissue = draw_tissue(deal.seed(), size_px=deal.size_px, diagnosis=DIAGNOSES[deal.index % len(DIAGNOSES)])
-    return _drawn(tissue), {
-        "regions": _regions(tissue, deal.size_px),
-        "answer": tissue.caption(deal.rng),
-        "finding": tissue.diagnosis,
-    }
+    return _shown(
+        tissue,
+        deal,
+        {
+            "answer": tissue.caption(deal.rng),
+            "finding": tissue.diagnosis,
+        },
+    )
 
 
 def _bethesda(deal: Deal) -> tuple[Drawn, Fields]:
