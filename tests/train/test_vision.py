@@ -26,18 +26,21 @@ from pathloom.store import read_samples, write_samples
 from pathloom.train import sights, speaking
 from pathloom.train.config import VisionConfig
 from pathloom.train.loop import TRAINING_LOG, Progress, load_trainable, module_of
+from pathloom.train.rows import turned
 from pathloom.train.sights import (
     LEAST_COMMON,
     LEAST_SHARE,
     Batches,
     Picture,
+    Sight,
     Turned,
     Vocabulary,
-    pictures_of,
     place_words,
     pool,
     region_targets,
+    sights_of,
     tells,
+    turned_box,
     vocabulary,
     words_of,
 )
@@ -265,7 +268,8 @@ def test_a_sample_is_seen_as_its_boxes_or_its_finding_and_its_answer_in_words():
     fields = {"choices": ("ring", "disc"), "answer": "ring"}
 
     def seen(name: str, task: str, **more: Any) -> list[Picture]:
-        return pictures_of([make_sample(name, task=task, images=images, **more)])
+        sights = sights_of([make_sample(name, task=task, images=images, **more)])
+        return [picture for (picture,) in sights]
 
     boxes = seen("b", "boxes", regions=(region,))
     asked = seen("y", "yes_no", answer="yes", finding="red")
@@ -283,11 +287,12 @@ def test_a_sample_is_seen_as_its_boxes_or_its_finding_and_its_answer_in_words():
         assert [picture.told for picture in pictures] == [told] * 2
     assert len({boxes[0].source, asked[0].source}) == 2
 
-    twice = seen("t", "choice", regions=(region,), **fields)
-    assert [(bool(picture.regions), bool(picture.words)) for picture in twice] == [
-        *((False, False), (False, True), (True, False), (False, True))
+    twice = sights_of([make_sample("t", task="choice", images=images, regions=(region,), **fields)])
+    assert [[(bool(picture.regions), bool(picture.words)) for picture in sight] for sight in twice] == [
+        [(False, False), (False, True)],
+        [(True, False), (False, True)],
     ]
-    assert [picture.image for picture in twice] == [images[0]] * 2 + [images[1]] * 2
+    assert [[picture.image for picture in sight] for sight in twice] == [[image] * 2 for image in images]
 
 
 def test_a_sample_that_says_nothing_of_what_is_seen_is_counted_and_left_out(tmp_path, model_folder):
@@ -318,7 +323,7 @@ def test_boxes_of_one_image_that_several_samples_hold_are_seen_together():
         make_sample("c", task="boxes", images=(make_image(1),), regions=()),
     ]
 
-    assert [picture.regions for picture in pictures_of(samples)] == [(gland, mitosis)] * 2 + [()]
+    assert [picture.regions for (picture,) in sights_of(samples)] == [(gland, mitosis)] * 2 + [()]
 
 
 def test_every_token_shows_the_words_of_the_whole_and_is_asked_for_no_others(eyes):
@@ -329,7 +334,7 @@ def test_every_token_shows_the_words_of_the_whole_and_is_asked_for_no_others(eye
     )
     told = Picture(lit((2, 2), -1, cell_px).image, "answers", words=words_of("very dark"))
 
-    batch = batches([lit((2, 3), 4, cell_px), told, replace(told, told=words_of("dark"))])
+    batch = batches(alone(lit((2, 3), 4, cell_px), told, replace(told, told=words_of("dark"))))
 
     assert batch["words"].tolist() == [*([0, 0, shows] for shows in (0, 0, 0, 0, 1, 0)), *[[0, 1, 0]] * 8]
     assert batch["told"].tolist() == [
@@ -350,13 +355,35 @@ def test_tokens_of_a_whole_picture_give_way_to_their_mean():
     assert pooled.tolist() == [[2, 2], [2, 2], [5, 6], [7, 8], [3, 2], [3, 2], [3, 2]]
 
 
+def test_the_tower_sees_an_image_once_for_all_that_is_known_of_it(eyes, model_folders):
+    """And loses as much by it as where it sees the image twice."""
+    visual, batches, cell_px = eyes
+    batches.vocabulary = Vocabulary(
+        {"dark": 0.5, "white": 1.0}, {"lamps": frozenset({"white"}), "answers": frozenset({"dark"})}
+    )
+    boxed, other = lit((2, 3), 4, cell_px), lit((2, 2), 1, cell_px)
+    told = Picture(boxed.image, "answers", words=words_of("dark"))
+
+    once, twice = batches([(other,), (boxed, told)]), batches(alone(other, boxed, told))
+
+    names = ("words", "told", "boxes", "shows", "whole", "num_tokens")
+    assert all(torch.equal(once[name], twice[name]) for name in names)
+    assert once["num_tokens"].tolist() == [4, 6, 6]
+    assert (len(once["image_grid_thw"]), len(twice["image_grid_thw"])) == (2, 3)
+    assert once["tokens"].tolist() == [*range(4), *range(4, 10), *range(4, 10)]
+    family = "qwen3_vl" if hasattr(visual, "deepstack_merger_list") else "qwen2_5_vl"
+    model, _ = load_trainable(config(max_pixels=LARGEST), str(model_folders[family]))
+    tower = Tower(model, batches)
+    assert torch.allclose(tower(**once)["loss"], tower(**twice)["loss"])
+
+
 def test_the_loss_does_not_know_of_words_that_are_not_told(model_folder):
     model, processor = load_trainable(config(max_pixels=LARGEST), str(model_folder))
     batches = Batches(
         processor.image_processor, Vocabulary({"white": 1.0, "dark": 0.5}, {"lamps": frozenset({"white"})})
     )
     tower = Tower(model, batches)
-    batch = batches([lit((2, 3), 4, 28)])
+    batch = batches(alone(lit((2, 3), 4, 28)))
     turned = {**batch, "words": torch.where(batch["told"], batch["words"], 1 - batch["words"])}
     assert not torch.equal(batch["words"], turned["words"])
 
@@ -386,6 +413,11 @@ def lit(grid: tuple[int, int], token: int, cell_px: int) -> Picture:
     return Picture(image, "lamps", regions)
 
 
+def alone(*pictures: Picture) -> list[Sight]:
+    """Each picture as all that is known of its image."""
+    return [(picture,) for picture in pictures]
+
+
 @pytest.fixture(params=FAMILIES)
 def eyes(request: pytest.FixtureRequest, model_folders) -> tuple[Any, Batches, int]:
     """The untrained tower of a family, its collator and the side of a token's cell in pixels."""
@@ -407,7 +439,7 @@ def test_targets_stand_in_the_order_of_the_patches(eyes):
     _, batches, cell_px = eyes
     grids_and_tokens = [((2, 3), 4), (GRID, 17), ((4, 2), 1), (GRID, 6)]
 
-    batch = batches([lit(grid, token, cell_px) for grid, token in grids_and_tokens])
+    batch = batches(alone(*(lit(grid, token, cell_px) for grid, token in grids_and_tokens)))
 
     patches_a_token = batches.image_processor.merge_size**2
     bright = batch["pixel_values"].mean(dim=1).view(-1, patches_a_token) > 0
@@ -417,7 +449,7 @@ def test_targets_stand_in_the_order_of_the_patches(eyes):
 
 def test_targets_stand_in_the_order_of_the_towers_tokens(eyes):
     visual, batches, cell_px = eyes
-    batch = batches([lit(GRID, token, cell_px) for token in range(-1, TOKENS)])
+    batch = batches(alone(*(lit(GRID, token, cell_px) for token in range(-1, TOKENS))))
 
     with torch.no_grad():
         output = visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
@@ -432,19 +464,33 @@ def test_targets_stand_in_the_order_of_the_towers_tokens(eyes):
 # Turns
 
 
-def test_a_picture_without_regions_is_turned_in_all_eight_ways_and_one_with_regions_never():
-    plain, boxed = Picture(make_image(0), "book", words=words_of("dark")), *pictured(labels=["red"])
-    rows = Turned([boxed, plain], augment=True, seed=0)
+def test_all_that_is_known_of_an_image_is_turned_together_and_in_all_eight_ways():
+    (boxed,), plain = pictured(labels=["red"]), Picture(make_image(0), "book", words=words_of("dark"))
+    rows = Turned([(plain,), (boxed, plain)], augment=True, seed=0)
     turns = []
     for epoch in range(80):
         rows.epoch = epoch
-        assert rows[0] == boxed
-        assert rows[1] == replace(plain, turn=rows[1].turn), "the same epoch turns it the same way"
-        turns.append(rows[1].turn)
+        turned = rows[1]
+        assert rows[1] == turned == (boxed.turned(turned[0].turn), replace(plain, turn=turned[0].turn))
+        turns.append(turned[0].turn)
 
     assert set(turns) == set(range(8))
-    still = Turned([boxed, plain], augment=False, seed=0)
-    assert [still[0], still[1]] == [boxed, plain]
+    still = Turned([(plain,), (boxed, plain)], augment=False, seed=0)
+    assert [still[0], still[1]] == [(plain,), (boxed, plain)]
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_a_turned_box_frames_what_it_framed(turn):
+    width_px, height_px = 7, 5
+    frame = (1, 2, 4, 3)  # three pixels wide and one high
+    pixels = np.zeros((height_px, width_px), dtype=np.uint8)
+    pixels[frame[1] : frame[3], frame[0] : frame[2]] = 255
+
+    x1, y1, x2, y2 = (int(side) for side in turned_box(frame, (width_px, height_px), turn))
+
+    found = np.asarray(turned(PILImage.fromarray(pixels), turn))
+    assert found[y1:y2, x1:x2].size == 3
+    assert (found[y1:y2, x1:x2] == 255).all()
 
 
 def test_patches_are_those_of_the_turned_picture(eyes):
@@ -452,7 +498,7 @@ def test_patches_are_those_of_the_turned_picture(eyes):
     batches.vocabulary = Vocabulary({"white": 1.0}, {"answers": frozenset({"white"})})
     plain = Picture(lit((2, 3), 1, cell_px).image, "answers", words=words_of("white"))
 
-    upright, quarter = batches([plain]), batches([replace(plain, turn=1)])
+    upright, quarter = batches(alone(plain)), batches(alone(plain.turned(1)))
 
     assert upright["image_grid_thw"].tolist()[0][1:] == quarter["image_grid_thw"].tolist()[0][:0:-1]
     patches_a_token = batches.image_processor.merge_size**2
@@ -478,7 +524,7 @@ def test_after_speaking_a_token_is_near_the_embeddings_of_the_words_that_it_show
     counts = speak(model, processor.tokenizer, batches, pictures, seed=0)
 
     assert counts == {"spoken_words": 2, "spoken_sides": False}
-    batch = batches(pictures)
+    batch = batches(alone(*pictures))
     with torch.no_grad():
         seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
     embeddings = model.get_input_embeddings().weight.detach()
@@ -515,7 +561,7 @@ def test_after_speaking_words_of_regions_and_of_wholes_are_told_apart(model_fold
 
     speak(model, processor.tokenizer, batches, [*lamps, *answers], seed=0)
 
-    batch = batches(lamps)
+    batch = batches(alone(*lamps))
     with torch.no_grad():
         seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
     embeddings = model.get_input_embeddings().weight.detach()
@@ -543,7 +589,7 @@ def test_speaking_with_one_picture_or_more_words_than_directions_leaves_finite_w
 
     assert not speak(model, processor.tokenizer, batches, [picture], seed=0)["spoken_sides"]
 
-    batch = batches([picture])
+    batch = batches(alone(picture))
     with torch.no_grad():
         seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
     embeddings = model.get_input_embeddings().weight.detach()
@@ -579,7 +625,7 @@ def test_after_speaking_the_sides_of_a_box_are_read_off_as_numbers():
 
     assert speak(model, tokenizer, batches, pictures, seed=0)["spoken_sides"]
 
-    batch = batches(pictures)
+    batch = batches(alone(*pictures))
     with torch.no_grad():
         seen = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
     embeddings = model.get_input_embeddings().weight.detach()
@@ -701,7 +747,7 @@ def test_a_resumed_run_turns_pictures_as_an_uninterrupted_one_does(inputs, tmp_p
     epochs = set()
     take = Turned.__getitem__
 
-    def watched(rows: Turned, index: int) -> Picture:
+    def watched(rows: Turned, index: int) -> Sight:
         epochs.add(rows.epoch)
         return take(rows, index)
 
@@ -724,11 +770,6 @@ def test_a_resumed_run_turns_pictures_as_an_uninterrupted_one_does(inputs, tmp_p
     assert read_jsonl(tmp_path / "whole" / TRAINING_LOG)[-1]["step"] == 5
     assert same_weights(tmp_path / "stopped", tmp_path / "whole")
     assert not same_weights(tmp_path / "upright", tmp_path / "whole")
-
-
-def test_turning_pictures_that_all_have_boxes_is_refused(inputs, tmp_path):
-    with pytest.raises(UserError, match=r"tower\.augment: all pictures have boxes"):
-        run_vision(config(augment=True), inputs, tmp_path)
 
 
 def test_a_run_depends_on_its_seed_and_not_on_what_was_drawn_before(trained, inputs, tmp_path):

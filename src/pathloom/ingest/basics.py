@@ -41,6 +41,11 @@ _FACTS = (
     "What you see is {what}.",
     "I think of {what}.",
     "It looks like {what} to me.",
+    "What was found is {what}.",
+    "What we see now is {what}.",
+    "What is to be seen is {what}.",
+    "Shown to us is {what}.",
+    "Which it is we know, it is {what}.",
 )
 _ASKED = (
     "Which option is it?",
@@ -158,7 +163,7 @@ QUESTIONS: tuple[Question, ...] = (
 class BasicsConfig(DrawnConfig):
     """Entry of a recipe: how many training and test Samples each kind of question gets."""
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     family: ClassVar[str] = "basics"
     questions: ClassVar[tuple[Question, ...]] = QUESTIONS
 

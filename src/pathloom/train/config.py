@@ -134,11 +134,11 @@ class VisionConfig(TrainConfig):
     """Entry of a recipe: the vision tower and the projector alone, on labelled boxes and on answers in words.
 
     For models from random weights, before captions: each visual token learns the words, the place and the box of what
-    it shows; the tokens of a Sample without boxes together, the words of its finding and of the caption, choice, label
-    or short answer that it has. With `augment`, pictures without boxes are turned, so no word should name a place.
+    it shows; all tokens of a picture together, the words of its finding and of the caption, choice, label or short
+    answer that it has. With `augment`, pictures are turned with their boxes, so no word should name a place.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     kind: Literal["vision"]
     tasks: dict[str, float] = Field(

@@ -1,7 +1,8 @@
 """What a vision tower is asked: Samples to pictures, their words, and the targets of each visual token.
 
 A token of a picture with boxes is asked for the words, the place and the box of the region that it shows; the tokens of
-a picture with a finding or an answer in words together, for those. A Sample that has both is two pictures.
+a picture with a finding or an answer in words together, for those. Of a Sample that has both, the tower sees the image
+once and is asked for both.
 """
 
 import re
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 
 from pathloom.images import load_pixels
 from pathloom.phantom.shapes import place
-from pathloom.schema import Image, Region, Sample
+from pathloom.schema import Box, Image, Region, Sample
 from pathloom.stage import UserError
 from pathloom.train.rows import turned
 
@@ -32,7 +33,7 @@ LEAST_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Picture:
-    """An image with what is known of it: its regions, or words about the whole of it.
+    """An image with one thing that is known of it: its regions, or words about the whole of it.
 
     `told` are the words of which it is known whether they fit; None where those are all words of its `source`, that is,
     where what is not said is not there.
@@ -45,14 +46,27 @@ class Picture:
     told: frozenset[str] | None = None
     turn: int = 0
 
+    def turned(self, turn: int) -> "Picture":
+        """With one of the eight turns of `pathloom.train.rows.turned`, boxes and all."""
+        size_px = (self.image.width_px, self.image.height_px)
+        regions = tuple(
+            region.model_copy(update={"box_px": turned_box(region.box_px, size_px, turn)})
+            for region in self.regions
+        )
+        return replace(self, regions=regions, turn=turn)
+
+
+Sight = tuple[Picture, ...]
+"""All that is known of one image of one Sample."""
+
 
 def tells(sample: Sample) -> bool:
     """Whether a Sample has boxes, a finding or an answer in words; a count alone tells nothing of what is seen."""
     return sample.task == "boxes" or bool(sample.regions or _said(sample))
 
 
-def pictures_of(samples: Sequence[Sample]) -> list[Picture]:
-    """One for the boxes on each image of each Sample, and one for the words about the whole of it.
+def sights_of(samples: Sequence[Sample]) -> list[Sight]:
+    """For each image of each Sample its boxes, the words about the whole of it, or both.
 
     An image with boxes in several Samples of one source has all of them in each. A choice or a label tells about the
     words of its own options alone.
@@ -62,17 +76,19 @@ def pictures_of(samples: Sequence[Sample]) -> list[Picture]:
         for region in sample.regions:
             key = (sample.origin.source, sample.images[region.image])
             regions.setdefault(key, {})[region.model_copy(update={"image": 0})] = None
-    pictures = []
+    sights = []
     for sample in samples:
         source = sample.origin.source
         for image in sample.images:
+            sight = []
             if sample.regions or sample.task == "boxes":
                 of_image = tuple(regions.get((source, image), ()))
-                pictures.append(Picture(image, f"{source} regions", of_image))
+                sight.append(Picture(image, f"{source} regions", of_image))
             if words := _said(sample):
                 told = words.union(*map(words_of, sample.choices)) if sample.choices else None
-                pictures.append(Picture(image, f"{source} {sample.task}", words=words, told=told))
-    return pictures
+                sight.append(Picture(image, f"{source} {sample.task}", words=words, told=told))
+            sights.append(tuple(sight))
+    return sights
 
 
 def _said(sample: Sample) -> frozenset[str]:
@@ -85,23 +101,23 @@ def words_of(text: str | None) -> frozenset[str]:
     return frozenset(_WORD.findall(text or ""))
 
 
-class Turned(Dataset[Picture]):
-    """The training pictures. With `augment`, those without regions are turned, by (seed, epoch, place) alone."""
+class Turned(Dataset[Sight]):
+    """The training images with what is known of them; with `augment`, turned by (seed, epoch, place) alone."""
 
-    def __init__(self, pictures: Sequence[Picture], *, augment: bool, seed: int) -> None:
-        self.pictures = pictures
+    def __init__(self, sights: Sequence[Sight], *, augment: bool, seed: int) -> None:
+        self.sights = sights
         self.augment = augment
         self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.sights)
 
-    def __getitem__(self, index: int) -> Picture:
-        picture = self.pictures[index]
-        if not self.augment or picture.regions:
-            return picture
-        return replace(picture, turn=int(np.random.default_rng([self.seed, self.epoch, index]).integers(8)))
+    def __getitem__(self, index: int) -> Sight:
+        if not self.augment:
+            return self.sights[index]
+        turn = int(np.random.default_rng([self.seed, self.epoch, index]).integers(8))
+        return tuple(picture.turned(turn) for picture in self.sights[index])
 
 
 @dataclass(frozen=True)
@@ -155,26 +171,39 @@ def vocabulary(pictures: Sequence[Picture], stage: str) -> Vocabulary:
 
 @dataclass
 class Batches:
-    """The collator: pictures in; patches, and for each visual token its words, which of them its picture is told
-    about, its box, whether it shows a region, and whether its words are of the whole picture, out.
+    """The collator: sights in, patches and targets out.
+
+    For each picture of each sight, each visual token has its words, which of them the picture is told about, its box,
+    whether it shows a region, and whether its words are of the whole picture. "tokens" are their positions among the
+    tokens of all images, "num_tokens" [pictures] how many a picture has.
     """
 
     image_processor: Any
     vocabulary: Vocabulary
 
-    def __call__(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
-        pixels = [turned(load_pixels(picture.image), picture.turn) for picture in pictures]
+    def __call__(self, sights: Sequence[Sight]) -> dict[str, Tensor]:
+        pixels = [turned(load_pixels(sight[0].image), sight[0].turn) for sight in sights]
         batch = self.image_processor(images=pixels, return_tensors="pt")
         merge = self.image_processor.merge_size
-        targets = [
-            self._targets(picture, image.size, (int(rows) // merge, int(columns) // merge))
-            for picture, image, (_, rows, columns) in zip(
-                pictures, pixels, batch["image_grid_thw"], strict=True
-            )
-        ]
+        targets, tokens, num_tokens, first = [], [], [], 0
+        for sight, image, (_, rows, columns) in zip(
+            sights, pixels, batch["image_grid_thw"].tolist(), strict=True
+        ):
+            grid = (rows // merge, columns // merge)
+            last = first + grid[0] * grid[1]
+            for picture in sight:
+                targets.append(self._targets(picture, image.size, grid))
+                tokens.append(torch.arange(first, last))
+                num_tokens.append(last - first)
+            first = last
         names = ("words", "told", "boxes", "shows", "whole")
         parts = zip(*targets, strict=True)
-        return {**batch, **{name: torch.cat(part) for name, part in zip(names, parts, strict=True)}}
+        return {
+            **batch,
+            **{name: torch.cat(part) for name, part in zip(names, parts, strict=True)},
+            "tokens": torch.cat(tokens),
+            "num_tokens": torch.tensor(num_tokens),
+        }
 
     def _targets(
         self, picture: Picture, size_px: tuple[int, int], grid: tuple[int, int]
@@ -226,9 +255,15 @@ def place_words(box_px: Sequence[float], size_px: tuple[int, int]) -> frozenset[
     return frozenset(place(shares, 1).split())
 
 
-def count_tokens(image_grid_thw: Tensor, merge_size: int) -> Tensor:
-    """Visual tokens of each picture, from its grid of patches."""
-    return image_grid_thw.prod(dim=1) // merge_size**2
+def turned_box(box_px: Box, size_px: tuple[int, int], turn: int) -> Box:
+    """A box of a picture of (width, height) after one of the eight turns of `pathloom.train.rows.turned`."""
+    (x1, y1, x2, y2), (width_px, height_px) = box_px, size_px
+    if turn >= 4:
+        x1, x2 = width_px - x2, width_px - x1
+    for _ in range(turn % 4):  # a quarter to the left
+        x1, y1, x2, y2 = y1, width_px - x2, y2, width_px - x1
+        width_px, height_px = height_px, width_px
+    return x1, y1, x2, y2
 
 
 def pool(values: Tensor, whole: Tensor, num_tokens: Tensor) -> Tensor:

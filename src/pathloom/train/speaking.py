@@ -10,7 +10,7 @@ from transformers.vision_utils import get_vision_window_index
 
 from pathloom.models.nano import number_ids, projector_layer
 from pathloom.models.wiring import NUMBER_WAVES
-from pathloom.train.sights import Batches, Picture, count_tokens, pool
+from pathloom.train.sights import Batches, Picture, pool
 
 _NUM_FITTED = 1000
 """Pictures of a source at most; our choice."""
@@ -102,7 +102,7 @@ def _inputs(
     ]
     shown: list[dict[str, Tensor]] = []
     for start in range(0, len(pictures), _FITTED_AT_ONCE):
-        batch = batches(pictures[start : start + _FITTED_AT_ONCE])
+        batch = batches([(picture,) for picture in pictures[start : start + _FITTED_AT_ONCE]])
         batch = {name: values.to(model.device) for name, values in batch.items()}
         grids = batch.pop("image_grid_thw")
         visual(batch.pop("pixel_values"), grid_thw=grids)
@@ -113,7 +113,7 @@ def _inputs(
             )[0].argsort()
             for given in seen.values():
                 given[-1] = given[-1][order.to(model.device)]
-        shown.append({**batch, "num_tokens": count_tokens(grids, batches.image_processor.merge_size)})
+        shown.append(batch)
     for hook in hooks:
         hook.remove()
     targets = {name: torch.cat([batch[name] for batch in shown]) for name in shown[0]}

@@ -34,9 +34,8 @@ from pathloom.train.sights import (
     IN_WORDS,
     Batches,
     Turned,
-    count_tokens,
-    pictures_of,
     pool,
+    sights_of,
     tells,
     vocabulary,
 )
@@ -63,10 +62,9 @@ def train_tower(config: VisionConfig, training: Sequence[Sample], base: str, out
             f"{config.name}.tasks: no training Sample of {', '.join(sorted(silent))} has boxes, a finding, or an "
             f"answer in words ({', '.join(IN_WORDS)}); leave the task out"
         )
-    pictures = pictures_of(telling)
-    if config.augment and all(picture.regions for picture in pictures):
-        raise UserError(f"{config.name}.augment: all pictures have boxes, which are not turned; remove it")
-    rows = Turned(pictures, augment=config.augment, seed=config.seed)
+    sights = sights_of(telling)
+    pictures = [picture for sight in sights for picture in sight]
+    rows = Turned(sights, augment=config.augment, seed=config.seed)
     batches = Batches(processor.image_processor, vocabulary(pictures, config.name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -100,7 +98,6 @@ class Tower(nn.Module):
         super().__init__()
         self.visual = model.model.visual
         width = model.config.vision_config.out_hidden_size
-        self.merge_size = batches.image_processor.merge_size
         self.norm = nn.LayerNorm(width)
         self.words = nn.Linear(width, len(batches.vocabulary.shares))
         self.box = nn.Linear(width, 4)
@@ -117,6 +114,8 @@ class Tower(nn.Module):
         self,
         pixel_values: Tensor,
         image_grid_thw: Tensor,
+        tokens: Tensor,
+        num_tokens: Tensor,
         words: Tensor,
         told: Tensor,
         boxes: Tensor,
@@ -125,8 +124,8 @@ class Tower(nn.Module):
     ) -> dict[str, Tensor]:
         """Loss: cross-entropy of the words that are told, summed, plus that of the boxes of tokens that show one."""
         output = self.visual(pixel_values, grid_thw=image_grid_thw)
-        seen = self.norm(sum(getattr(output, "deepstack_features", ()), output.pooler_output))
-        logits = pool(self.words(seen).float(), whole, count_tokens(image_grid_thw, self.merge_size))
+        seen = self.norm(sum(getattr(output, "deepstack_features", ()), output.pooler_output))[tokens]
+        logits = pool(self.words(seen).float(), whole, num_tokens)
         loss = functional.binary_cross_entropy_with_logits(logits, words, reduction="none")
         loss = (loss * told).sum(dim=1).mean()
         if shows.any():
