@@ -85,7 +85,7 @@ def _presence(deal: Deal) -> tuple[Drawn, Fields]:
             "finding": name,
             "asked_finding": asked,
             # Both names side by side: a small model compares what stands close together.
-            "reasoning": _reasoning(tissue, asked, f"Asked is {asked}", f"This is {name}"),
+            "reasoning": _reasoning(tissue, "a diagnosis", f"Asked is {asked}", f"This is {name}"),
         },
     )
 

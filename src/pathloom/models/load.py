@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils.logging import disable_progress_bar
 
@@ -37,7 +39,22 @@ def load_model(location: str, *, dtype: str | None = None) -> tuple[Any, Any]:
             f"model {location}: cannot be loaded ({reason}). A hub model needs network or a filled cache; "
             "a folder needs config.json, processor files and *.safetensors"
         ) from error
+    visual = getattr(model.model, "visual", None)
+    if visual is not None:
+        visual.patch_embed.proj.__class__ = PatchProjection
     return model, processor
+
+
+class PatchProjection(nn.Conv3d):
+    """The convolution of Qwen-VL's patch embedding as the matrix product that it is, as each patch is one kernel.
+
+    A training step of the nano towers takes 0.74 to 0.88 of the time on a CPU (speed/).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[patches, channels, frames, height, width] to [patches, width of the tower, 1, 1, 1]."""
+        projected = functional.linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        return projected[..., None, None, None]
 
 
 def default_device() -> torch.device:
