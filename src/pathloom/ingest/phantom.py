@@ -27,11 +27,9 @@ def _drawn(picture: Tissue | Cell) -> Drawn:
     return Drawn(picture.pixels_rgb, getattr(picture, "mpp", None))
 
 
-def _reasoning(tissue: Tissue, asked: str, *conclusions: str) -> str:
-    """What is asked, lest a small model forget it while it observes; all that can be seen, so that every question
-    teaches every observation; then what follows.
-    """
-    return sentences(f"Asked is {asked}", *tissue.observations(), *conclusions)
+def _reasoning(tissue: Tissue, *conclusions: str) -> str:
+    """What can be seen, whatever is asked: every question then teaches every observation."""
+    return sentences(*tissue.observations(), *conclusions)
 
 
 def _shown(tissue: Tissue, deal: Deal, fields: Fields) -> tuple[Drawn, Fields]:
@@ -41,10 +39,10 @@ def _shown(tissue: Tissue, deal: Deal, fields: Fields) -> tuple[Drawn, Fields]:
     return _drawn(tissue), {**fields, "regions": regions}
 
 
-def _located(tissue: Tissue, asked: str, size_px: int) -> str:
+def _located(tissue: Tissue, size_px: int) -> str:
     """Structures are named one after the other before they are counted or boxed."""
     boxes = _boxes(tissue, size_px)
-    return _reasoning(tissue, asked, counted(f"{tissue.structure_name}s", boxes, size_px))
+    return sentences(*tissue.observations(), counted(f"{tissue.structure_name}s", boxes, size_px))
 
 
 def _boxes(tissue: Tissue, size_px: int) -> list[Box]:
@@ -66,7 +64,7 @@ def _diagnosis(deal: Deal) -> tuple[Drawn, Fields]:
             "choices": tuple(options),
             "answer": name,
             "finding": name,
-            "reasoning": _reasoning(tissue, "the diagnosis", f"This is {name}"),
+            "reasoning": _reasoning(tissue, f"This is {name}"),
         },
     )
 
@@ -85,7 +83,7 @@ def _presence(deal: Deal) -> tuple[Drawn, Fields]:
             "finding": name,
             "asked_finding": asked,
             # Both names side by side: a small model compares what stands close together.
-            "reasoning": _reasoning(tissue, "a diagnosis", f"Asked is {asked}", f"This is {name}"),
+            "reasoning": _reasoning(tissue, f"Asked is {asked}", f"This is {name}"),
         },
     )
 
@@ -101,7 +99,7 @@ def _stain(deal: Deal) -> tuple[Drawn, Fields]:
             "answer": "yes" if asked == stain else "no",
             "finding": stain,
             "asked_finding": asked,
-            "reasoning": _reasoning(tissue, "the stain", f"The stain is {stain}"),
+            "reasoning": _reasoning(tissue, f"The stain is {stain}"),
         },
     )
 
@@ -113,9 +111,7 @@ def _mitoses(deal: Deal) -> tuple[Drawn, Fields]:
         deal,
         {
             "answer": str(tissue.num_mitoses),
-            "reasoning": _reasoning(
-                tissue, "the number of mitoses", f"The number of mitoses is {tissue.num_mitoses}"
-            ),
+            "reasoning": _reasoning(tissue, f"The number of mitoses is {tissue.num_mitoses}"),
         },
     )
 
@@ -136,7 +132,7 @@ def _structure_count(deal: Deal) -> tuple[Drawn, Fields]:
         {
             "what": f"{tissue.structure_name}s",
             "answer": str(wanted),
-            "reasoning": _located(tissue, f"the number of {tissue.structure_name}s", deal.size_px),
+            "reasoning": _located(tissue, deal.size_px),
         },
     )
 
@@ -156,7 +152,7 @@ def _structures(deal: Deal) -> tuple[Drawn, Fields]:
         deal,
         {
             "what": tissue.structure_name,
-            "reasoning": _located(tissue, f"every {tissue.structure_name}", deal.size_px),
+            "reasoning": _located(tissue, deal.size_px),
         },
     )
 
@@ -232,6 +228,8 @@ QUESTIONS: tuple[Question, ...] = (
             "Is this tissue stained by IHC?",
             "Was the stain of this region IHC?",
             "Is this IHC?",
+            "Was IHC used for this region?",
+            "Is IHC what stained this tissue?",
         ),
         ("Was IHC the stain of this tissue?", "Is IHC the stain?"),
         _stain,

@@ -21,9 +21,9 @@ _EXTRAS: Mapping[str, str] = {
     "debris": "Debris lies in the gland lumens.",
 }
 _STAIN_SIGNS: Mapping[str, str] = {
-    "": "Nuclei are purple and matrix is pink.",
-    "cytoplasm": "Brown chromogen marks cytoplasm or matrix.",
-    "nuclei": "Brown chromogen marks many nuclei.",
+    "": "H&E stain: purple nuclei, pink matrix.",
+    "cytoplasm": "IHC stain: brown chromogen marks cytoplasm or matrix.",
+    "nuclei": "IHC stain: brown chromogen marks many nuclei.",
 }
 _NUMBERS = ("No", "One", "Two", "Three", "Four", "Five")
 _CAPTIONS = (
