@@ -54,7 +54,7 @@ def _chance(samples: Sequence[Sample]) -> float:
 
 CHOICE = Task(
     name="choice",
-    version=2,
+    version=3,
     metric="accuracy",
     templates=(
         Template("letter", "{question}\n{options}\nAnswer with the letter of the right option."),
@@ -63,9 +63,15 @@ CHOICE = Task(
         Template("options_first", "{options}\n{question}\nReply with one letter."),
         Template("answer_first", "Answer with the letter of one option. {question}\n{options}"),
         Template("right", "{question}\n{options}\nOne option is right. Answer with the letter."),
+        Template("name_letter", "{question}\n{options}\nName the letter of the right option."),
         # A model must learn to bind letters to options; in words it need not, so the two tell seeing from binding.
         Template(
             "words", "{question}\n{options}\nAnswer with the words of the right option.", option_as="words"
+        ),
+        Template(
+            "right_words",
+            "{question}\n{options}\nOne option is right. Answer with its words.",
+            option_as="words",
         ),
         Template(
             "own_words", "{question}\nOptions:\n{options}\nGive one option in its words.", option_as="words"
