@@ -39,9 +39,10 @@ def load_model(location: str, *, dtype: str | None = None) -> tuple[Any, Any]:
             f"model {location}: cannot be loaded ({reason}). A hub model needs network or a filled cache; "
             "a folder needs config.json, processor files and *.safetensors"
         ) from error
-    visual = getattr(model.model, "visual", None)
-    if visual is not None:
-        visual.patch_embed.proj.__class__ = PatchProjection
+    tower = getattr(getattr(model, "model", None), "visual", None)
+    projection = getattr(getattr(tower, "patch_embed", None), "proj", None)
+    if isinstance(projection, nn.Conv3d):  # as in the classes of Qwen2.5-VL and Qwen3-VL
+        projection.__class__ = PatchProjection
     return model, processor
 
 

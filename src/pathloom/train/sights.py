@@ -66,7 +66,7 @@ def tells(sample: Sample) -> bool:
 
 
 def sights_of(samples: Sequence[Sample]) -> list[Sight]:
-    """For each image of each Sample its boxes, the words about the whole of it, or both.
+    """For each image of each Sample that tells something its boxes, the words about the whole of it, or both.
 
     An image with boxes in several Samples of one source has all of them in each. A choice or a label tells about the
     words of its own options alone.
