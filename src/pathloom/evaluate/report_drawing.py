@@ -52,7 +52,7 @@ class Frame:
 
     width: float = 480
     height: float = 250
-    left: float = 50
+    left: float = 56
     right: float = 12
     top: float = 12
     bottom: float = 42
