@@ -1,0 +1,1 @@
+"""Asking text and vision models, and never paying twice for an answer."""

@@ -1,0 +1,103 @@
+"""The store of paid answers: one SQLite file that is only ever added to.
+
+A key is the hash of exactly what the answer depends on (`Request.key`), so the store outlives recipes: nothing that is
+in it is asked again, whatever else has changed. An answer is on disk before anyone sees it.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pathloom.generate.generator import Generation, Request
+from pathloom.stage import UserError
+
+_VERSION = 1  # PRAGMA user_version, raised when the table changes
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY,
+    model TEXT NOT NULL,
+    text TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    request TEXT NOT NULL,
+    written TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ'))
+) WITHOUT ROWID
+"""
+
+
+class AnswerStore:
+    """Answers by key. Several processes may use one file at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or makes the file. Raises UserError for one that is no store of this version."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
+        try:
+            # A commit returns after its fsync. The rollback journal, unlike WAL, also works on network file systems.
+            self._database.execute("PRAGMA synchronous = FULL")
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version not in (0, _VERSION):
+                raise UserError(f"{path}: version {version}, and {_VERSION} is read here; name another file")
+            self._database.execute(_TABLE)
+            self._database.execute(f"PRAGMA user_version = {_VERSION}")
+        except sqlite3.DatabaseError as error:
+            self._database.close()
+            raise UserError(f"{path}: no store of answers ({error}); name another file") from error
+        except UserError:
+            self._database.close()
+            raise
+
+    def __enter__(self) -> "AnswerStore":
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._database.close()
+
+    def __len__(self) -> int:
+        (count,) = self._database.execute("SELECT count(*) FROM answers").fetchone()
+        return int(count)
+
+    def get(self, key: str) -> Generation | None:
+        row = self._database.execute(
+            "SELECT model, text, prompt_tokens, completion_tokens, seconds FROM answers WHERE key = ?", (key,)
+        ).fetchone()
+        if row is None:
+            return None
+        names = ("model", "text", "prompt_tokens", "completion_tokens", "seconds")
+        return Generation(**dict(zip(names, row, strict=True)))
+
+    def add(self, answers: Iterable[tuple[str, Request, Generation]]) -> None:
+        """All of them or none, on disk when this returns. Errors are left out: they were not paid for.
+
+        The request is kept beside its answer for people to read, without the bytes of its images. Of two answers to
+        one key, by two processes at once, the first stays.
+        """
+        rows = [
+            (
+                key,
+                answer.model,
+                answer.text,
+                answer.prompt_tokens,
+                answer.completion_tokens,
+                answer.seconds,
+                request.model_dump_json(exclude={"messages": {"__all__": {"images": {"__all__": {"data"}}}}}),
+            )
+            for key, request, answer in answers
+            if answer.error is None
+        ]
+        if not rows:
+            return
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            self._database.executemany(
+                "INSERT OR IGNORE INTO answers (key, model, text, prompt_tokens, completion_tokens, seconds, request)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
