@@ -145,7 +145,7 @@ def server() -> Iterator[Server]:
 
 
 def quick(
-    *, connections: int = 32, timeout_s: float = 1.0, retries: int = 3, wait_s: float = 0.02
+    *, connections: int = 32, timeout_s: float = 20.0, retries: int = 3, wait_s: float = 0.02
 ) -> EndpointSettings:
     return EndpointSettings(connections, timeout_s, retries, wait_s, max_reply_bytes=100_000)
 
@@ -180,7 +180,7 @@ def test_a_server_that_never_ends_its_answer_is_left_after_the_timeout(server, t
     started = time.monotonic()
     (outcome,) = run(server, [f"{fault}:1 a"], tmp_path / "s", quick(timeout_s=0.5))
     assert outcome.value == f"{fault}:1 A".upper()
-    assert 0.5 < time.monotonic() - started < 2
+    assert 0.5 < time.monotonic() - started < 2.5
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_connections_follow_a_server_that_has_room_for_few(server, tmp_path):
     outcomes = run(server, [str(n) for n in range(200)], tmp_path / "s", quick(connections=64, retries=20))
     assert all(outcome.value for outcome in outcomes)
     refused = sum(server.seen.values()) - 200
-    assert refused < 100  # 64 connections throughout would be refused nine times out of ten
+    assert refused < 100  # with 64 connections throughout, nine of ten attempts would be
 
 
 def test_no_more_connections_are_open_than_allowed(server, tmp_path):

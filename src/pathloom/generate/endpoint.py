@@ -68,7 +68,8 @@ class _Failure:
 
 
 class Endpoint:
-    """The number of open requests follows the server: one more for every answer, half for a refusal as crowded.
+    """The number of open requests follows the server, as TCP follows a network (RFC 5681): one more for every answer
+    until it first refuses one as crowded, then half at a refusal and one more for a whole round of answers.
 
     Random failures (500, a broken reply) are asked again later without giving up connections: a server that fails now
     and then is not a crowded one.
@@ -251,7 +252,8 @@ class _Flow:
         seconds = now - attempt.started
         if isinstance(result, Generation):
             self.answered = True
-            self.allowed = min(self.allowed + 1, float(self.settings.connections))
+            more = 1 / self.allowed if self.halved else 1.0
+            self.allowed = min(self.allowed + more, float(self.settings.connections))
             return result.model_copy(update={"seconds": seconds})
         if result.crowded and now - self.halved > self.settings.wait_s:  # one cut for those refused together
             self.halved = now
