@@ -15,9 +15,8 @@ T = TypeVar("T")
 UNREADABLE = "unreadable_answer"
 """Reason of an Outcome whose every answer was refused by `read`; the last one's text is in its generation."""
 
-_PILE = (
-    1000  # outcomes held back before they are handed on: bounds the memory of a run that the store answers
-)
+_PILE = 1000
+"""Outcomes held back before they are handed on: bounds the memory of a run that the store answers."""
 
 
 @dataclass(frozen=True)

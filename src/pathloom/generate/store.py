@@ -70,7 +70,7 @@ class AnswerStore:
         return Generation(**dict(zip(names, row, strict=True)))
 
     def add(self, answers: Iterable[tuple[str, Request, Generation]]) -> None:
-        """All of them or none, on disk when this returns. Errors are left out: they were not paid for.
+        """All of them or none, on disk when this returns. Errors are left out: they hold no answer.
 
         The request is kept beside its answer for people to read, without the bytes of its images. Of two answers to
         one key, by two processes at once, the first stays.
