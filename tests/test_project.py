@@ -26,7 +26,7 @@ LAYERS = (
     {"models"},
     {"generate", "ingest", "benchmarks"},
     {"curate", "train", "evaluate", "serve"},
-    {"recipe", "run", "shards", "listing", "doctor", "cli", "__main__"},
+    {"recipe", "run", "shards", "listing", "forecast", "doctor", "cli", "__main__"},
 )
 ISOLATED = {"curate", "train", "evaluate", "serve"}
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -24,6 +24,19 @@ examples:
   pathloom show recipes/tiles.yaml                       what would run, and what is done already
   pathloom explain phantom/diagnosis/test/00003          where a sample came from and what happened to it
   pathloom score --task choice --parse free answers.jsonl
+  pathloom review labelled-3f2a --field subfield         a page on which a person corrects labels
+"""
+_REVIEW = """\
+Write a page on which a person corrects labels or checks written samples, or merge what the page exported.
+
+The page is one file that needs no network. Press ? on it for its keys and E to export the decisions.
+"""
+_REVIEW_EPILOG = """\
+example:
+  pathloom review runs/labelled-3f2a --field subfield --limit 200 --out review.html
+  (open review.html in a browser, decide, press E)
+  pathloom review --apply review-subfield-9c1e-Ada.jsonl --into reviews/subfield.jsonl --out review.html
+  and in a recipe's curate stage: {step: reviewed, files: [reviews/subfield.jsonl]}
 """
 
 
@@ -76,6 +89,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
+    plan = commands.add_parser(
+        "plan",
+        help="what a recipe would ask of language models, and what that costs",
+        description="Forecast requests, tokens, time and money of every stage, after what is answered already. Nothing "
+        "is run or asked. Prices stand in the recipe: teacher.prices.",
+    )
+    plan.add_argument("recipe", type=Path)
+    plan.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="as for run")
+    plan.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
+    plan.set_defaults(command=_plan)
+
     listing = commands.add_parser(
         "list", help="list recipes, kinds, sources, tasks, benchmarks, presets, phantoms, runs"
     )
@@ -83,8 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
     listing.set_defaults(command=_list)
 
-    show = commands.add_parser("show", help="show a recipe's plan, a stage's manifest or a sample")
-    show.add_argument("thing", help="a recipe file, a stage folder, or a sample id")
+    show = commands.add_parser(
+        "show", help="show a recipe's stages, a stage's manifest, a sample, or prompts"
+    )
+    show.add_argument("thing", help="a recipe file, a stage folder, a sample id, or `prompts`")
     show.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="as for run")
     show.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
     show.set_defaults(command=_show)
@@ -110,9 +136,45 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--out", type=Path, help="write one graded line a completion to this file")
     score.set_defaults(command=_score)
 
+    _add_review(commands)
+
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_review(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    review = commands.add_parser(
+        "review",
+        help="write a page for reviewing samples, or take in what it exported",
+        description=_REVIEW,
+        epilog=_REVIEW_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    review.add_argument("stage", nargs="?", metavar="STAGE_FOLDER", help="a folder, or its name under --runs")
+    review.add_argument(
+        "--field", default="subfield", help="what is asked: subfield (default), organ, or keep: keep or drop"
+    )
+    review.add_argument("--limit", type=int, default=200, help="samples on the page (default: 200)")
+    review.add_argument(
+        "--order",
+        choices=("uncertain", "sample"),
+        default="uncertain",
+        help="least probable labels first (default), or drawn at random",
+    )
+    review.add_argument("--seed", type=int, default=0, help="of the random order (default: 0)")
+    review.add_argument(
+        "--out",
+        type=Path,
+        default=Path("review.html"),
+        help="the page: written, or with --apply the one that was exported (default: review.html)",
+    )
+    review.add_argument("--apply", type=Path, metavar="EXPORT.jsonl", help="merge this export of the page")
+    review.add_argument(
+        "--into", type=Path, metavar="FILE.jsonl", help="with --apply: the file of all decisions"
+    )
+    review.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
+    review.set_defaults(command=_review)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -133,6 +195,15 @@ def _say(line: str) -> None:
 
 
 _LISTS = ("recipes", "kinds", "sources", "tasks", "benchmarks", "presets", "phantoms", "runs")
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from pathloom.forecast import plan_lines
+    from pathloom.recipe import load_recipe
+
+    for line in plan_lines(load_recipe(arguments.recipe, arguments.set), arguments.runs):
+        print(line)
+    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -170,6 +241,35 @@ def _score(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error
     print(json.dumps(result))
+    return 0
+
+
+def _review(arguments: argparse.Namespace) -> int:
+    from pathloom.stage import UserError
+
+    if (arguments.apply is None) == (arguments.stage is None) or (arguments.apply is None) != (
+        arguments.into is None
+    ):
+        raise UserError("give a stage folder to write a page, or --apply EXPORT.jsonl with --into FILE.jsonl")
+    if arguments.apply is not None:
+        from pathloom.curate.decisions import apply_export, merge_lines
+
+        merged = apply_export(arguments.apply, arguments.into, arguments.out)
+        print("\n".join(merge_lines(merged, arguments.into)))
+        return 0
+    from pathloom.curate.review import page_lines, samples_of, write_page
+
+    folder, samples = samples_of(arguments.stage, arguments.runs)
+    page = write_page(
+        samples,
+        arguments.out,
+        field=arguments.field,
+        title=f"{arguments.field} of {folder.name}",
+        limit=arguments.limit,
+        order=arguments.order,
+        seed=arguments.seed,
+    )
+    print("\n".join(page_lines(page, arguments.out, arguments.field)))
     return 0
 
 

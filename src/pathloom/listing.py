@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pathloom.benchmarks import BENCHMARKS
+from pathloom.curate.prompts import prompt_lines
 from pathloom.ingest import SOURCES
 from pathloom.ingest.phantom import QUESTIONS
 from pathloom.models.presets import PRESETS
@@ -58,9 +59,11 @@ def _stage_folders(runs: Path) -> list[Path]:
 
 
 def show_lines(thing: str, runs: Path, overrides: Sequence[str]) -> Iterator[str]:
-    """A recipe's plan, a stage folder's manifest, or a Sample."""
+    """A recipe's stages, a stage folder's manifest, a Sample, or the prompts of the stage `reason`."""
     path = Path(thing)
-    if path.suffix in (".yaml", ".yml"):
+    if thing == "prompts":
+        yield from prompt_lines()
+    elif path.suffix in (".yaml", ".yml"):
         yield from _show_recipe(path, runs, overrides)
     elif (path / MANIFEST_FILE).is_file() or (runs / thing / MANIFEST_FILE).is_file():
         folder = path if (path / MANIFEST_FILE).is_file() else runs / thing

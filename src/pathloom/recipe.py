@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pathloom.curate.config import CurateConfig, ReasonConfig
+from pathloom.curate.features import EmbedConfig
 from pathloom.evaluate.config import EvaluateConfig, ProbeConfig, ReportConfig
 from pathloom.ingest import SOURCES
 from pathloom.models.export import ExportConfig
@@ -23,6 +25,9 @@ from pathloom.stage import StageConfig, UserError
 from pathloom.train.config import PretrainConfig, ReinforceConfig, SftConfig, VisionConfig
 
 KINDS: Mapping[str, type[StageConfig]] = {
+    "embed": EmbedConfig,
+    "curate": CurateConfig,
+    "reason": ReasonConfig,
     "init": InitConfig,
     "export": ExportConfig,
     "vision": VisionConfig,

@@ -36,6 +36,24 @@ def _ingest(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any
     return run_ingest(config, out)
 
 
+def _curate(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.curate.curate import run_curate
+
+    return run_curate(config, inputs, out)
+
+
+def _embed(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.curate.features import run_embed
+
+    return run_embed(config, inputs, out)
+
+
+def _reason(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.curate.reason import run_reason
+
+    return run_reason(config, inputs, out)
+
+
 def _init(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     from pathloom.models.init import run_init
 
@@ -86,6 +104,9 @@ def _report(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any
 
 RUNNERS: Mapping[str, StageRunner] = {
     "ingest": _ingest,
+    "embed": _embed,
+    "curate": _curate,
+    "reason": _reason,
     "init": _init,
     "export": _export,
     "vision": _vision,
@@ -126,7 +147,7 @@ def _key(config: StageConfig, input_keys: Iterable[str]) -> str:
     content = {
         "kind": config.kind,
         "version": config.version,
-        "config": config.model_dump(mode="json"),
+        "config": config.keyed(),
         "inputs": list(input_keys),
         "fingerprint": config.fingerprint(),
     }

@@ -5,12 +5,15 @@ reads a free-form bag: a fact that code needs has a field here.
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TEST_SPLIT = "test"
 FOLD_PREFIX = "fold-"
+
+Level = Literal["easy", "medium", "hard"]
+"""Patho-R1's three levels of difficulty, each with a longer reasoning than the one before."""
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 with x1 < x2 and y1 < y2; the unit and frame stand in the name of the field that holds it."""
@@ -82,17 +85,11 @@ class Event(Record):
     reviewer: str | None = None
 
 
-class Generation(Record):
-    """What a Generator answered to one request, kept whether or not it was of use."""
+class Turn(Record):
+    """One earlier exchange of a conversation."""
 
-    request_key: str
-    model: str
-    text: str
-    parsed_json: str | None = None
-    num_prompt_tokens: int = Field(default=0, ge=0)
-    num_completion_tokens: int = Field(default=0, ge=0)
-    latency_s: float = Field(default=0.0, ge=0)
-    error: str | None = None
+    question: str
+    answer: str
 
 
 class Drop(Record):
@@ -111,6 +108,10 @@ class Sample(Record):
     `regions`. `finding` is what the reasoning should name (a diagnosis, a stain); for a yes/no question
     `asked_finding` is what the question asks about, so that a named finding implies an answer.
     `strata` are subgroups that evaluation may report apart, for example "wording=unseen".
+
+    `context` is what the source says about the pictures beyond question and answer: a caption's in-line reference, the
+    caption that a question was written from, the truth of a phantom. Teachers, filters and reviewers read it; no prompt
+    to the model holds it. `earlier` are the turns of a conversation that `question` and `answer` end.
     """
 
     id: str
@@ -121,9 +122,14 @@ class Sample(Record):
     choices: tuple[str, ...] = ()
     answer: str = ""
     regions: tuple[Region, ...] = ()
+    earlier: tuple[Turn, ...] = ()
     reasoning: str | None = None
+    context: str = ""
     finding: str | None = None
     asked_finding: str | None = None
+    subfield: str | None = None
+    organ: str | None = None
+    level: Level | None = None
     strata: tuple[str, ...] = ()
     origin: Origin
     history: tuple[Event, ...] = ()

@@ -16,6 +16,8 @@ from pydantic import Field, model_validator
 from pathloom.schema import Record
 
 MANIFEST_FILE = "manifest.json"
+FACTS_FILE = "facts.json"
+"""What a stage learnt of its Samples: a list of mappings, each with the `step` that it is about. Reports show it."""
 
 
 class UserError(Exception):
@@ -36,6 +38,10 @@ class StageConfig(Record):
 
     def check(self) -> None:
         """Anything that can be known before the first stage runs. Raises UserError."""
+
+    def keyed(self) -> dict[str, Any]:
+        """The part of this entry that the result depends on: all of it, unless a kind says otherwise."""
+        return self.model_dump(mode="json")
 
     def fingerprint(self) -> str:
         """What the result depends on besides this entry and the earlier stages; part of the stage's key."""

@@ -44,6 +44,7 @@ _ORIGIN = pa.struct(
         ("caption_span", pa.list_(pa.int64())),
     ]
 )
+_TURN = pa.struct([("question", pa.string()), ("answer", pa.string())])
 _EVENT = pa.struct(
     [
         ("step", pa.string()),
@@ -63,9 +64,14 @@ _COLUMNS = pa.schema(
         ("choices", pa.list_(pa.string())),
         ("answer", pa.string()),
         ("regions", pa.list_(_REGION)),
+        ("earlier", pa.list_(_TURN)),
         ("reasoning", pa.string()),
+        ("context", pa.string()),
         ("finding", pa.string()),
         ("asked_finding", pa.string()),
+        ("subfield", pa.string()),
+        ("organ", pa.string()),
+        ("level", pa.string()),
         ("strata", pa.list_(pa.string())),
         ("origin", _ORIGIN),
         ("history", pa.list_(_EVENT)),

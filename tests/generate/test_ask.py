@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pathloom.generate.ask import UNREADABLE, Outcome, ask
+from pathloom.generate.ask import UNREADABLE, Outcome, ask, recall
 from pathloom.generate.budget import Budget, Caps, Price
 from pathloom.generate.echo import Echo
 from pathloom.generate.generator import Generation, Message, Request, Sampling
@@ -29,7 +29,7 @@ def free() -> Budget:
     return Budget(Caps(), None, "echo")
 
 
-def number(text: str) -> int:
+def number(asked: Request, text: str) -> int:
     return int(text)
 
 
@@ -65,6 +65,23 @@ def test_an_answer_in_the_store_is_not_asked_again(tmp_path):
     assert [outcome.value for outcome in again] == [1, 2, 3, 4]
     assert [outcome.paid for outcome in again] == [False, False, False, True]
     assert second.texts == [("dddd", 0)]
+
+
+def test_recall_gives_what_asking_gave_and_asks_nothing(tmp_path):
+    requests = [request(text) for text in ("a", "not a number", "ccc")]
+    echo = Echo(lambda asked: "x" if "not" in asked.messages[0].text else "7")
+    outcomes = run(requests, echo, tmp_path / "s")
+    with AnswerStore(tmp_path / "s") as store:
+        for outcome, asked in zip(outcomes, requests, strict=True):
+            again = recall(asked, "echo", store, number, 2)
+            assert again is not None
+            assert (again.value, again.reason, again.detail) == (
+                outcome.value,
+                outcome.reason,
+                outcome.detail,
+            )
+        assert recall(request("never asked"), "echo", store, number, 2) is None
+        assert recall(requests[1], "echo", store, number, 3) is None, "one attempt more is still to be asked"
 
 
 def test_equal_requests_are_asked_once(tmp_path):
@@ -242,7 +259,7 @@ def test_a_file_that_is_no_store_is_named(tmp_path):
 ASKING = """
 import os, sys, time
 from pathlib import Path
-from pathloom.generate.ask import ask
+from pathloom.generate.ask import any_text, ask
 from pathloom.generate.budget import Budget, Caps
 from pathloom.generate.echo import Echo
 from pathloom.generate.generator import Message, Request
@@ -257,7 +274,7 @@ def reply(request):
 
 requests = [Request(messages=(Message(role="user", text=str(n)),)) for n in range(600)]
 with AnswerStore(Path(sys.argv[1])) as store:
-    list(ask(requests, Echo(reply), store, int, Budget(Caps(), None, "echo")))
+    list(ask(requests, Echo(reply), store, any_text, Budget(Caps(), None, "echo")))
 """
 
 

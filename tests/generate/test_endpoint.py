@@ -5,13 +5,15 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
+from pydantic import ValidationError
 
-from pathloom.generate.ask import Outcome, ask
+from pathloom.generate.ask import Outcome, any_text, ask
 from pathloom.generate.budget import Budget, Caps
 from pathloom.generate.endpoint import Endpoint, EndpointSettings
 from pathloom.generate.generator import Message, Request, Sampling
@@ -19,6 +21,22 @@ from pathloom.generate.store import AnswerStore
 from pathloom.images import encode_png
 from pathloom.schema import Image
 from pathloom.stage import UserError
+
+REPLIES = {
+    "charged": {"choices": [], "usage": {"prompt_tokens": 70, "completion_tokens": 3}},
+    "uncounted": {
+        "choices": [{"message": {"content": "so"}}],
+        "usage": {"prompt_tokens": "many", "completion_tokens": -1},
+    },
+    "thought": {
+        "choices": [{"message": {"reasoning_content": "hm", "content": "so"}, "finish_reason": "stop"}]
+    },
+    "cut": {"choices": [{"message": {"content": "so lo"}, "finish_reason": "length"}]},
+    "thinking": {
+        "choices": [{"message": {"reasoning_content": "hm"}, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 900},
+    },
+}
 
 
 class Server(ThreadingHTTPServer):
@@ -33,13 +51,17 @@ class Server(ThreadingHTTPServer):
         self.seen: Counter[str] = Counter()
         self.bodies: dict[str, dict] = {}
         self.times: dict[str, list[float]] = defaultdict(list)
-        self.busy = self.most_busy = 0
+        self.busy = self.most_busy = self.connected = 0
         self.delay_s = 0.0
         self.room = 10**9
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def process_request(self, request, client_address):
+        self.connected += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request, client_address):
         """A client that went away is what some tests are about."""
@@ -86,6 +108,10 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(int(fault), {"error": fault})
         elif fault == "wait":
             self.reply(429, {}, ("Retry-After", "0.4"))
+        elif fault == "date":
+            self.reply(429, {}, ("Retry-After", formatdate(time.time() + 2, usegmt=True)))
+        elif fault in REPLIES:
+            self.reply(200, REPLIES[fault])
         elif fault == "half":
             self.raw(b'{"choices": [{"message": {"cont')
         elif fault == "none":
@@ -96,6 +122,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, ["what", "is", "this"])
         elif fault == "deep":
             self.raw(b"[" * 90_000)
+        elif fault == "surrogate":  # no character of its own: no text can hold it
+            self.raw(b'{"choices": [{"message": {"content": "\\ud800"}}]}')
         elif fault == "hang":
             time.sleep(3)
         elif fault == "close":
@@ -147,7 +175,13 @@ def server() -> Iterator[Server]:
 def quick(
     *, connections: int = 32, timeout_s: float = 20.0, retries: int = 3, wait_s: float = 0.02
 ) -> EndpointSettings:
-    return EndpointSettings(connections, timeout_s, retries, wait_s, max_reply_bytes=100_000)
+    return EndpointSettings(
+        connections=connections,
+        timeout_s=timeout_s,
+        retries=retries,
+        wait_s=wait_s,
+        max_reply_bytes=100_000,
+    )
 
 
 def request(text: str, **changes: object) -> Request:
@@ -159,13 +193,15 @@ def run(
 ) -> list[Outcome[str]]:
     endpoint = Endpoint(server.url, "m", settings=settings or quick())
     with AnswerStore(path) as store:
-        outcomes = list(ask(map(request, prompts), endpoint, store, str, Budget(Caps(**caps), None, "m")))
+        outcomes = list(
+            ask(map(request, prompts), endpoint, store, any_text, Budget(Caps(**caps), None, "m"))
+        )
     assert sorted(outcome.index for outcome in outcomes) == list(range(len(prompts)))
     return sorted(outcomes, key=lambda outcome: outcome.index)
 
 
 @pytest.mark.parametrize(
-    "fault", ["429", "500", "502", "503", "half", "none", "null", "list", "deep", "close"]
+    "fault", ["429", "500", "502", "503", "half", "none", "null", "list", "deep", "close", "surrogate"]
 )
 def test_what_may_pass_is_asked_again(server, tmp_path, fault):
     (outcome,) = run(server, [f"{fault}:2 a"], tmp_path / "s")
@@ -201,6 +237,46 @@ def test_what_does_not_pass_ends_with_its_reason_beside_the_others(server, tmp_p
     assert server.seen[prompt] == times
 
 
+def test_a_reply_without_an_answer_is_paid_for_all_the_same(server, tmp_path):
+    budget = Budget(Caps(), None, "m")
+    endpoint = Endpoint(server.url, "m", settings=quick())
+    with AnswerStore(tmp_path / "s") as store:
+        outcomes = list(ask(map(request, ["charged:2 a", "charged:99 b"]), endpoint, store, any_text, budget))
+    kept, lost = sorted(outcomes, key=lambda outcome: outcome.index)
+    assert (kept.value, lost.reason) == ("CHARGED:2 A", "bad_reply")
+    assert kept.generation is not None
+    assert (kept.generation.prompt_tokens, kept.generation.completion_tokens) == (2 * 70 + 11, 2 * 3 + 5)
+    assert (budget.prompt_tokens, budget.completion_tokens) == (6 * 70 + 11, 6 * 3 + 5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "text", "cut_off", "tokens"),
+    [
+        ("uncounted", "so", False, (0, 0)),
+        ("thought", "so", False, (0, 0)),
+        ("cut", "so lo", True, (0, 0)),
+        ("thinking", "", True, (11, 900)),
+    ],
+)
+def test_an_answer_is_its_content_and_says_whether_it_was_cut_off(server, fault, text, cut_off, tokens):
+    endpoint = Endpoint(server.url, "m", settings=quick())
+    (((key, answer),),) = endpoint.generate([("k", request(f"{fault}:99 a"))])
+    assert (key, answer.error, answer.text, answer.cut_off) == ("k", None, text, cut_off)
+    assert (answer.prompt_tokens, answer.completion_tokens) == tokens
+    assert server.seen[f"{fault}:99 a"] == 1
+
+
+def test_a_picture_that_vanishes_before_it_is_sent_is_an_error_beside_the_others(server, tmp_path):
+    gone = Image(path=str(tmp_path / "gone.png"), width_px=1, height_px=1)
+    pictured = Request(messages=(Message(role="user", text="?", images=(gone,)),))
+    endpoint = Endpoint(server.url, "m", settings=quick())
+    answers = dict(
+        pair for batch in endpoint.generate([("lost", pictured), ("kept", request("b"))]) for pair in batch
+    )
+    assert (answers["lost"].error, answers["kept"].text) == ("unreadable", "B")
+    assert "gone.png" in answers["lost"].detail
+
+
 @pytest.mark.parametrize(
     ("status", "cure"), [(401, "environment variable"), (403, "may not use"), (404, "/v1")]
 )
@@ -210,13 +286,19 @@ def test_a_refusal_of_everything_ends_the_run_with_the_cure(server, tmp_path, st
     assert sum(server.seen.values()) <= 8
 
 
+def test_a_refused_key_is_named_by_its_variable(server):
+    endpoint = Endpoint(server.url, "m", api_key="secret", api_key_env="LAB_KEY", settings=quick())
+    with pytest.raises(UserError, match="set the environment variable LAB_KEY"):
+        list(endpoint.generate([("k", request("401:99 a"))]))
+
+
 def test_a_server_that_is_not_there_is_named(tmp_path):
     endpoint = Endpoint("http://127.0.0.1:9/v1", "m", settings=quick())
     with (
         AnswerStore(tmp_path / "s") as store,
         pytest.raises(UserError, match=r"127.0.0.1:9.*is the server running"),
     ):
-        list(ask([request("a")], endpoint, store, str, Budget(Caps(), None, "m")))
+        list(ask([request("a")], endpoint, store, any_text, Budget(Caps(), None, "m")))
 
 
 def test_retry_after_is_followed_by_every_connection(server, tmp_path):
@@ -225,6 +307,30 @@ def test_retry_after_is_followed_by_every_connection(server, tmp_path):
     first, second = server.times["wait:1 a"]
     assert second - first >= 0.4
     assert min(server.times[prompt][0] for prompt in prompts[1:]) - first >= 0.4
+
+
+def test_retry_after_may_be_a_date(server, tmp_path):
+    (outcome,) = run(server, ["date:1 a"], tmp_path / "s")
+    first, second = server.times["date:1 a"]
+    assert outcome.value == "DATE:1 A"
+    assert second - first >= 1.9  # dates have whole seconds, both of them the server's own
+
+
+def test_a_failed_request_leaves_its_connection_to_the_others(server, tmp_path):
+    prompts = ["500:1 a", *(f"b{n}" for n in range(10))]
+    assert all(
+        outcome.value for outcome in run(server, prompts, tmp_path / "s", quick(connections=1, wait_s=1.0))
+    )
+    assert server.times["b0"][0] < server.times["500:1 a"][1]
+
+
+def test_connections_are_used_again(server, tmp_path):
+    server.delay_s = 0.01
+    assert all(
+        outcome.value
+        for outcome in run(server, [str(n) for n in range(60)], tmp_path / "s", quick(connections=4))
+    )
+    assert server.connected <= 4
 
 
 def test_connections_follow_a_server_that_has_room_for_few(server, tmp_path):
@@ -275,7 +381,7 @@ def test_the_request_says_all_that_its_key_holds(server, tmp_path):
     )
     endpoint = Endpoint(server.url, "m", api_key="secret", settings=quick())
     with AnswerStore(tmp_path / "s") as store:
-        (outcome,) = ask([asked], endpoint, store, str, Budget(Caps(), None, "m"))
+        (outcome,) = ask([asked], endpoint, store, any_text, Budget(Caps(), None, "m"))
     assert outcome.value == "HÄM?"
     body = server.bodies["häm?"]
     assert (body["path"], body["authorization"]) == ("/v1/chat/completions", "Bearer secret")
@@ -292,6 +398,44 @@ def test_the_request_says_all_that_its_key_holds(server, tmp_path):
     uris = [part["image_url"]["url"] for part in user["content"][:2]]
     assert uris[0].startswith("data:image/jpeg;base64,")
     assert uris[1].startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize(
+    ("structured", "format"),
+    [
+        (
+            "json_schema",
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
+            },
+        ),
+        ("json_object", {"type": "json_object"}),
+        ("none", None),
+    ],
+)
+def test_json_is_asked_for_as_the_server_knows_it(server, structured, format):
+    settings = EndpointSettings(structured=structured)
+    endpoint = Endpoint(server.url, "m", settings=settings)
+    list(endpoint.generate([("k", request("a", json_schema={"type": "object"})), ("l", request("b"))]))
+    assert server.bodies["a"].get("response_format") == format
+    assert "response_format" not in server.bodies["b"]
+
+
+def test_what_a_server_says_of_a_bad_request_is_kept(server):
+    endpoint = Endpoint(server.url, "m", settings=quick())
+    (((_, answer),),) = endpoint.generate([("k", request("400:99 a", json_schema={"type": "object"}))])
+    assert (answer.error, answer.detail) == ("http_400", '{"error": "400"}')
+    assert server.seen["400:99 a"] == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"connections": 0}, {"timeout_s": float("inf")}, {"retries": -1}, {"wait_s": 0}, {"connectoins": 8}],
+)
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        EndpointSettings.model_validate(wrong)
 
 
 def test_a_tenth_of_failures_costs_nothing_but_those_requests(server, tmp_path):

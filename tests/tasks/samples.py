@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pathloom.schema import Box, Image, Origin, Region, Sample
+from pathloom.schema import Box, Image, Origin, Region, Sample, Turn
 
 WIDTH_PX, HEIGHT_PX = 200, 100
 TRUE_BOXES: tuple[Box, ...] = ((20.0, 10.0, 80.0, 60.0), (120.0, 30.0, 180.0, 90.0))
@@ -14,6 +14,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "count": {"answer": "7"},
     "short_answer": {"answer": "clear cell carcinoma"},
     "caption": {"answer": "Glands with cribriform growth in a fibrous stroma."},
+    "report": {"answer": "Glands with cribriform growth in a fibrous stroma. Impression: carcinoma in situ."},
+    "dialogue": {
+        "earlier": (Turn(question="Which organ is this?", answer="The breast."),),
+        "answer": "Cribriform growth in a duct.",
+    },
     "boxes": {"regions": tuple(Region(box_px=box) for box in TRUE_BOXES)},
 }
 
@@ -24,6 +29,8 @@ WRONG_ANSWERS: dict[str, tuple[str, ...]] = {
     "count": ("0", "6", "8", "70"),
     "short_answer": ("melanoma", "clear cell", "carcinoma"),
     "caption": ("melanoma", "bone marrow smear"),
+    "report": ("melanoma", "bone marrow smear"),
+    "dialogue": ("melanoma", "bone marrow smear"),
     "boxes": ("[]", "[[900,900,990,990]]"),
 }
 

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pathloom.benchmarks import find_benchmark
+from pathloom.models.embed import check_encoder, encoder_fingerprint, parse_encoder
 from pathloom.stage import ModelRef, StageConfig
 from pathloom.tasks import find_task
 from pathloom.tasks.task import Style
@@ -52,7 +53,9 @@ class ProbeConfig(StageConfig):
     kind: Literal["probe"]
     samples: tuple[str, ...] = Field(min_length=1)
     benchmark: str
-    encoder: Literal["efficientnet_lite0"] = "efficientnet_lite0"
+    encoder: str = Field(
+        default="efficientnet_lite0", description="of pictures, as models/embed.py names them"
+    )
     num_resamples: int = Field(default=2000, ge=100)
     seed: int = 0
 
@@ -61,8 +64,19 @@ class ProbeConfig(StageConfig):
     def _benchmark_is_known(cls, name: str) -> str:
         return find_benchmark(name).name
 
+    @field_validator("encoder")
+    @classmethod
+    def _encoder_is_known(cls, name: str) -> str:
+        return parse_encoder(name).text
+
     def needs(self) -> tuple[str, ...]:
         return self.samples
+
+    def check(self) -> None:
+        check_encoder(self.encoder, "image")
+
+    def fingerprint(self) -> str:
+        return encoder_fingerprint(self.encoder)
 
 
 class ReportConfig(StageConfig):

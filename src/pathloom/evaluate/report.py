@@ -153,6 +153,22 @@ def _charts(report: Report) -> list[tuple[str, str, Chart]]:
 Embedded = dict[str, tuple[str, int, int]]
 
 
+def _written_images(report: Report) -> dict[bytes, str]:
+    """Picture -> data URI of those beside Samples of the data stages; one past the page's limits has none."""
+    embedded: dict[bytes, str] = {}
+    for stage in report.data:
+        for written in stage.written:
+            png = written.image_png
+            if (
+                png
+                and png not in embedded
+                and len(embedded) < IMAGES_EMBEDDED_MAX
+                and (image := embed_image(png))
+            ):
+                embedded[png] = image[0]
+    return embedded
+
+
 def _example_images(examples: Sequence[Example]) -> tuple[Embedded, list[list[str | None]]]:
     """Each distinct image once under its digest, and per example the digests; None is an image left out."""
     embedded: Embedded = {}
@@ -196,6 +212,7 @@ def _html(report: Report) -> str:
         charts=_charts(report),
         frame=FRAME,
         images=images,
+        written_images=_written_images(report),
         shown=shown,
         siblings=siblings,
         finite=math.isfinite,
@@ -207,7 +224,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6) + 0.0 if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if key != "images_png"}
+        return {key: _plain(item) for key, item in value.items() if key not in ("images_png", "image_png")}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -241,6 +258,12 @@ def _markdown(report: Report) -> str:
     parts.append(_table(heads + "parse rate,n", (cells(line.row, number(line.parse_rate)) for line in first)))
     if rest:
         parts += ["## Other metrics\n", _table(heads + "n", (cells(row) for row in rest))]
+    for stage in report.data:
+        kept = ", ".join(f"{count} {task}" for task, count in stage.kept.items())
+        drops = ", ".join(f"{count} {reason}" for reason, count in stage.drops.items()) or "none"
+        parts.append(f"## Data of {stage.stage}\n\nKept: {kept}. Dropped: {drops}.\n")
+        for table in stage.tables:
+            parts.append(f"{table.title}\n\n{_table(','.join(table.columns), table.rows)}")
     if report.comparisons:
         paired = (
             (x.before, x.after, x.benchmark, x.metric, format_number(x.difference, True, True),

@@ -124,13 +124,49 @@ class Example(_Model):
         return given == option or (given not in self.options and given in letters)
 
 
+class Table(_Model):
+    """Facts about a set of Samples; cells are shown as they are written."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Written(_Model):
+    """A Sample to learn from, as a stage that makes data left it; `by` is what or who wrote it."""
+
+    sample_id: str
+    task: str
+    labels: str
+    by: str
+    image_png: bytes | None = None
+    context: str
+    earlier: tuple[tuple[str, str], ...] = ()
+    question: str
+    options: tuple[str, ...] = ()
+    answer: str
+    reasoning: str
+
+
+class DataStage(_Model):
+    """What a stage that makes or sorts data left: Samples by task, Drops by reason, facts, some Samples."""
+
+    stage: str
+    kind: str
+    kept: dict[str, int]
+    drops: dict[str, int]
+    tables: tuple[Table, ...] = ()
+    written: tuple[Written, ...] = ()
+
+
 class Report(_Model):
     """All that a page shows; `created` is an ISO 8601 time, `seconds` the wall-clock time of each stage."""
 
     recipe: str
     title: str
     created: str
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = ()
+    data: tuple[DataStage, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     curves: tuple[Curve, ...] = ()
     confusions: tuple[Confusion, ...] = ()

@@ -12,10 +12,11 @@ from pathloom.evaluate.config import ReportConfig
 from pathloom.evaluate.measure import METRICS, Prediction, read_predictions
 from pathloom.evaluate.metrics import Scored, compare, compare_runs
 from pathloom.evaluate.report import Comparison, Confusion, Curve, Example, Report, Row, write_report
+from pathloom.evaluate.report_data import data_stage
 from pathloom.evaluate.select import NO_CONTROL
 from pathloom.images import encode_png, load_pixels
 from pathloom.schema import FOLD_PREFIX
-from pathloom.stage import MANIFEST_FILE, UserError, read_jsonl
+from pathloom.stage import FACTS_FILE, MANIFEST_FILE, UserError, read_jsonl
 from pathloom.store import read_samples
 from pathloom.tasks import find_task
 from pathloom.tasks.parsing import reasoning_of
@@ -36,9 +37,10 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
     """Write report.html, report.json and report.md into `out`; returns counts for the manifest."""
     samples = {sample.id: sample for name in config.samples for sample in read_samples(inputs[name])}
     measured = [name for name in config.stages if (inputs[name] / METRICS).is_file()]
-    if not measured:
+    made = [name for name in config.stages if (inputs[name] / FACTS_FILE).is_file()]
+    if not measured and not made:
         raise UserError(
-            f"{config.name}.stages: none of {', '.join(config.stages)} is an evaluate or probe stage"
+            f"{config.name}.stages: none of {', '.join(config.stages)} is an evaluate, probe, curate or reason stage"
         )
     rows: list[Row] = []
     confusions: list[Confusion] = []
@@ -53,6 +55,7 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
         title=config.title or config.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=tuple(rows),
+        data=tuple(data_stage(name, inputs[name], config.num_examples) for name in made),
         comparisons=(
             *_comparisons(config, measured, predictions),
             *_comparisons_of_repeats(config, measured, predictions),

@@ -52,18 +52,23 @@ class _Work:
         self.asked = self.request.again(self.attempt)
 
 
+def any_text(request: Request, text: str) -> str:
+    """The reader that takes every answer as it is."""
+    return text
+
+
 def ask(
     requests: Iterable[Request],
     generator: Generator,
     store: AnswerStore,
-    read: Callable[[str], T],
+    read: Callable[[Request, str], T],
     budget: Budget,
     *,
     attempts: int = 2,
 ) -> Iterator[Outcome[T]]:
     """One Outcome for every request, in any order. Every answer is on disk before it is seen.
 
-    read      text of an answer to its value; raises ValueError for a text that is none
+    read      a request and the text of its answer to a value; raises ValueError for a text that is none
     attempts  how often a request is asked until `read` takes an answer, each time with the next seed; answers that
               it refused are stored too and not asked again by the next run
     """
@@ -79,12 +84,14 @@ def ask(
             done.append(Outcome(work.index, None, generation.error, generation.detail, generation, paid))
             return
         try:
-            done.append(Outcome(work.index, read(generation.text), generation=generation, paid=paid))
+            done.append(
+                Outcome(work.index, read(work.request, generation.text), generation=generation, paid=paid)
+            )
         except ValueError as error:
             if work.attempt + 1 < attempts:
                 again.append(_Work(work.index, work.request, work.attempt + 1))
             else:
-                done.append(Outcome(work.index, None, UNREADABLE, str(error), generation, paid))
+                done.append(Outcome(work.index, None, UNREADABLE, _why(error, generation), generation, paid))
 
     def unpaid() -> Iterator[tuple[str, Request]]:
         """What the store cannot answer, while the budget lasts; the rest is settled on the way."""
@@ -125,3 +132,28 @@ def ask(
             yield done.popleft()
         if waiting:
             raise RuntimeError(f"{generator.model} left {len(waiting)} requests without a Generation")
+
+
+def recall(
+    request: Request, model: str, store: AnswerStore, read: Callable[[Request, str], T], attempts: int
+) -> Outcome[T] | None:
+    """What `ask` would end with if it asked nothing: the first stored answer that `read` takes, or unreadable_answer
+    where all attempts are stored and none can be read. None for a request whose answer is not stored.
+
+    Raises BadImage for a picture that cannot be read.
+    """
+    refused = ""
+    stored = None
+    for attempt in range(attempts):
+        stored = store.get(request.again(attempt).key(model))
+        if stored is None:
+            return None
+        try:
+            return Outcome(0, read(request, stored.text), generation=stored)
+        except ValueError as error:
+            refused = _why(error, stored)
+    return Outcome(0, None, UNREADABLE, refused, stored)
+
+
+def _why(error: ValueError, generation: Generation) -> str:
+    return f"{error}; it stopped at max_tokens" if generation.cut_off else str(error)

@@ -6,65 +6,96 @@ import heapq
 import itertools
 import json
 import random
+import ssl
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
 
 import httpx2
+from pydantic import Field
 
-from pathloom.generate.generator import Generation, Request
+from pathloom.generate.generator import Generation, Request, picture_bytes
 from pathloom.images import BadImage, encode_png, load_pixels
-from pathloom.schema import Image
+from pathloom.schema import Image, Record
 from pathloom.stage import UserError
 
 _CROWDED = (429, 503, 529)
 """Statuses by which a server asks for fewer connections; 529 is what some hosts answer when they are overloaded."""
 _AGAIN = (408, 409, 425, 500, 502, 504, *_CROWDED)
 _REFUSED = {
-    401: "the key is refused; set the environment variable that the recipe names",
+    401: "the key is refused; {cure}",
     403: "the key may not use this model",
     404: "no such path or model; `url` ends in /v1 as a rule",
 }
 _MIME = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
-@dataclass(frozen=True)
-class EndpointSettings:
-    """connections     most requests that are open at once; fewer while the server asks for fewer
-    timeout_s       for one attempt, from sending to the last byte
-    retries         further attempts after one that may succeed later, with doubling waits
-    wait_s          the mean of the first wait
-    max_wait_s      of the longest one, and of what a server's Retry-After is followed for
-    max_reply_bytes of one answer; a longer one is an error
-    """
+class EndpointSettings(Record):
+    """How a server is asked. None of it changes what is asked, so none of it is part of an answer's key."""
 
-    connections: int = 32
-    timeout_s: float = 300.0
-    retries: int = 6
-    wait_s: float = 0.5
-    max_wait_s: float = 60.0
-    max_reply_bytes: int = 4 * 2**20
+    connections: int = Field(
+        default=32,
+        ge=1,
+        le=1024,
+        description="most requests that are open at once; fewer while the server asks for it",
+    )
+    timeout_s: float = Field(
+        default=300.0, gt=0, allow_inf_nan=False, description="for one attempt, from sending to the last byte"
+    )
+    retries: int = Field(
+        default=8, ge=0, le=100, description="further attempts after one that may succeed later"
+    )
+    wait_s: float = Field(
+        default=0.1,
+        gt=0,
+        allow_inf_nan=False,
+        description="the mean of the first wait; each further one doubles it",
+    )
+    max_wait_s: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="of the longest wait, and of what a server's Retry-After is followed for",
+    )
+    max_reply_bytes: int = Field(
+        default=4 * 2**20, ge=1, description="of one answer; a longer one is an error"
+    )
+    structured: Literal["json_schema", "json_object", "none"] = Field(
+        default="json_schema",
+        description="how JSON is asked for where a request has a schema: with it, as any object, or in the prompt only",
+    )
 
 
 @dataclass
 class _Attempt:
+    """A request on its way, `sent` for the `number`-th time from 1; tokens are those of attempts that failed."""
+
     key: str
     request: Request
     started: float
+    sent: float = 0.0
     number: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass
 class _Failure:
-    """Why an attempt failed; `again` whether a later one may succeed, `wait_s` what the server asked for."""
+    """Why an attempt failed; `again` whether a later one may succeed, `wait_s` what the server asked for.
+
+    Tokens are what the server charged all the same.
+    """
 
     error: str
     detail: str
     again: bool = True
     crowded: bool = False
     wait_s: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 class Endpoint:
@@ -72,7 +103,7 @@ class Endpoint:
     until it first refuses one as crowded, then half at a refusal and one more for a whole round of answers.
 
     Random failures (500, a broken reply) are asked again later without giving up connections: a server that fails now
-    and then is not a crowded one.
+    and then is not a crowded one. Meanwhile their connections carry other requests.
     """
 
     def __init__(
@@ -81,27 +112,38 @@ class Endpoint:
         model: str,
         *,
         api_key: str | None = None,
+        api_key_env: str | None = None,
         settings: EndpointSettings | None = None,
     ) -> None:
+        """`api_key_env` names the environment variable that `api_key` was read from, for the message about it."""
         self.url = url.rstrip("/") + "/chat/completions"
         self.model = model
         self.settings = settings or EndpointSettings()
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._key_cure = (
+            f"set the environment variable {api_key_env}"
+            if api_key_env
+            else "name the environment variable that holds one as `api_key_env`"
+        )
 
     def generate(self, requests: Iterable[tuple[str, Request]]) -> Iterator[Sequence[tuple[str, Generation]]]:
         """See Generator. Raises UserError where no request can succeed: a refused key, no server."""
         with asyncio.Runner() as runner:  # it runs while the next answer is awaited, and rests in between
-            client = httpx2.AsyncClient(
-                headers=self._headers,
-                timeout=self.settings.timeout_s,
-                limits=httpx2.Limits(max_connections=self.settings.connections),
-            )
-            flow = _Flow(self, client, iter(requests))
+            flow = _Flow(self, iter(requests))
             try:
                 while batch := runner.run(flow.answers()):
                     yield batch
             finally:
                 runner.run(flow.close())
+
+    def client(self, tls: ssl.SSLContext) -> httpx2.AsyncClient:
+        """For one connection. A pool of many looks at all of them for every request: see speed/."""
+        return httpx2.AsyncClient(
+            headers=self._headers,
+            timeout=self.settings.timeout_s,
+            limits=httpx2.Limits(max_connections=1),
+            verify=tls,
+        )
 
     async def attempt(self, client: httpx2.AsyncClient, request: Request) -> Generation | _Failure:
         """One exchange with the server. Everything that it may do wrong is a _Failure."""
@@ -124,14 +166,15 @@ class Endpoint:
         except httpx2.HTTPError as error:
             return _Failure("broken_connection", f"{type(error).__name__}: {error}")
         if reply.status_code in _REFUSED:
-            raise UserError(f"{self.url}: {reply.status_code}, {_REFUSED[reply.status_code]}")
+            why = _REFUSED[reply.status_code].format(cure=self._key_cure)
+            raise UserError(f"{self.url}: {reply.status_code}, {why}")
         if reply.status_code != 200:
             return _Failure(
                 f"http_{reply.status_code}",
                 body[:500].decode(errors="replace"),
                 again=reply.status_code in _AGAIN,
                 crowded=reply.status_code in _CROWDED,
-                wait_s=_seconds(reply.headers.get("retry-after")),
+                wait_s=_retry_after_s(reply.headers),
             )
         return self._read(bytes(body))
 
@@ -148,41 +191,54 @@ class Endpoint:
             "max_tokens": sampling.max_tokens,
             "seed": sampling.seed,
         }
-        if request.json_schema is not None:
+        if request.json_schema is not None and self.settings.structured == "json_schema":
             payload["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "schema": request.json_schema, "strict": True},
             }
+        elif request.json_schema is not None and self.settings.structured == "json_object":
+            payload["response_format"] = {"type": "json_object"}
         return payload
 
     def _read(self, body: bytes) -> Generation | _Failure:
+        """`content` alone is the text: what a model thought stands beside it as `reasoning_content`."""
+        prompt_tokens = completion_tokens = 0
         try:
             reply = json.loads(body)
-            text = reply["choices"][0]["message"]["content"]
-            usage = reply.get("usage") or {}
+            prompt_tokens, completion_tokens = _usage(reply)
+            choice = reply["choices"][0]
+            text, cut_off = choice["message"].get("content"), choice.get("finish_reason") == "length"
+            if text is None and cut_off:
+                text = ""  # a model that was still thinking; asking the same again would end the same
             if not isinstance(text, str):
                 raise TypeError(f"content is {type(text).__name__}")
+            text.encode()  # raises a ValueError for half of a surrogate pair, which JSON can hold and no file can
             return Generation(
                 model=self.model,
                 text=text,
-                prompt_tokens=usage.get("prompt_tokens", 0),
-                completion_tokens=usage.get("completion_tokens", 0),
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                cut_off=cut_off,
             )
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-            shown = body[:200].decode(errors="replace")
-            return _Failure("bad_reply", f"{type(error).__name__} {error} in {shown!r}")
+            return _Failure(
+                "bad_reply",
+                f"{type(error).__name__} {error} in {body[:200].decode(errors='replace')!r}",
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+            )
 
 
 class _Flow:
     """What is open, what waits to be sent again, and how many may be open at once."""
 
-    def __init__(
-        self, endpoint: Endpoint, client: httpx2.AsyncClient, requests: Iterator[tuple[str, Request]]
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, requests: Iterator[tuple[str, Request]]) -> None:
         self.endpoint = endpoint
         self.settings = endpoint.settings
-        self.client = client
         self.requests = requests
+        self.tls = httpx2.create_ssl_context()
+        self.clients: list[httpx2.AsyncClient] = []
+        self.idle: list[httpx2.AsyncClient] = []
         self.open: dict[asyncio.Task[Generation | _Failure], _Attempt] = {}
         self.later: list[tuple[float, int, _Attempt]] = []
         self.allowed = float(min(8, self.settings.connections))
@@ -230,7 +286,8 @@ class _Flow:
         for task in self.open:
             task.cancel()
         await asyncio.gather(*self.open, return_exceptions=True)
-        await self.client.aclose()
+        for client in self.clients:
+            await client.aclose()
 
     def _send(self) -> None:
         """As many as are allowed: those whose wait is over, then new ones."""
@@ -242,9 +299,20 @@ class _Flow:
                 attempt = _Attempt(*new, started=now)
             else:
                 return
+            attempt.sent = now
             attempt.number += 1
-            task = asyncio.get_running_loop().create_task(self.endpoint.attempt(self.client, attempt.request))
-            self.open[task] = attempt
+            self.open[asyncio.get_running_loop().create_task(self._attempt(attempt.request))] = attempt
+
+    async def _attempt(self, request: Request) -> Generation | _Failure:
+        """Over the connection that was used last, so that a server sees few that rest."""
+        if not self.idle:
+            self.clients.append(self.endpoint.client(self.tls))
+            self.idle.append(self.clients[-1])
+        client = self.idle.pop()
+        try:
+            return await self.endpoint.attempt(client, request)
+        finally:
+            self.idle.append(client)
 
     def _judge(self, attempt: _Attempt, result: Generation | _Failure) -> Generation | None:
         """The request's end, or None where it is to be sent again."""
@@ -254,8 +322,14 @@ class _Flow:
             self.answered = True
             more = 1 / self.allowed if self.halved else 1.0
             self.allowed = min(self.allowed + more, float(self.settings.connections))
-            return result.model_copy(update={"seconds": seconds})
-        if result.crowded and now - self.halved > self.settings.wait_s:  # one cut for those refused together
+            tokens = {
+                "prompt_tokens": attempt.prompt_tokens + result.prompt_tokens,
+                "completion_tokens": attempt.completion_tokens + result.completion_tokens,
+            }
+            return result.model_copy(update={"seconds": seconds, **tokens})
+        attempt.prompt_tokens += result.prompt_tokens
+        attempt.completion_tokens += result.completion_tokens
+        if result.crowded and attempt.sent >= self.halved:  # one cut for all that were open at the time
             self.halved = now
             self.allowed = max(self.allowed / 2, 1.0)
         if result.wait_s:
@@ -269,7 +343,12 @@ class _Flow:
         if result.error == "no_connection" and not self.answered:
             raise UserError(f"{result.detail}; is the server running?")
         return Generation(
-            model=self.endpoint.model, seconds=seconds, error=result.error, detail=result.detail
+            model=self.endpoint.model,
+            prompt_tokens=attempt.prompt_tokens,
+            completion_tokens=attempt.completion_tokens,
+            seconds=seconds,
+            error=result.error,
+            detail=result.detail,
         )
 
 
@@ -282,16 +361,42 @@ def _content(text: str, images: Sequence[Image]) -> str | list[dict[str, Any]]:
 
 def _data_uri(image: Image) -> str:
     """PNG and JPEG as they are, other formats as PNG."""
-    data = image.data if image.data is not None else Path(image.path).read_bytes()
+    data = picture_bytes(image)
     mime = next((mime for magic, mime in _MIME.items() if data.startswith(magic)), None)
     if mime is None:
         data, mime = encode_png(load_pixels(image)), "image/png"
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
-def _seconds(retry_after: str | None) -> float:
-    """Of a Retry-After header; 0 for none, and for its other form, a date."""
+def _usage(reply: dict[str, Any]) -> tuple[int, int]:
+    """Tokens of prompt and completion; 0 for what the server does not count, or not in whole numbers."""
+    usage = reply.get("usage")
+    counts = [
+        usage.get(f"{of}_tokens") if isinstance(usage, dict) else None for of in ("prompt", "completion")
+    ]
+    prompt_tokens, completion_tokens = (
+        count if type(count) is int and 0 < count < 2**53 else 0 for count in counts
+    )
+    return prompt_tokens, completion_tokens
+
+
+def _retry_after_s(headers: httpx2.Headers) -> float:
+    """Of the header Retry-After (RFC 9110, 10.2.3): seconds or a date; 0 for none and for what is neither.
+
+    A date is compared with the reply's own Date, so the two clocks need not agree.
+    """
+    value = headers.get("retry-after", "")
     try:
-        return max(float(retry_after or 0), 0.0)
+        seconds = float(value)
     except ValueError:
-        return 0.0
+        until, now = _date(value), _date(headers.get("date", ""))
+        seconds = (until - (now or datetime.now(UTC))).total_seconds() if until else 0.0
+    return seconds if seconds > 0 else 0.0  # and 0 for "nan"
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)

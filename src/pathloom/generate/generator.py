@@ -61,7 +61,8 @@ class Request(Record):
 class Generation(Record):
     """What came back: a text that was paid for, or an `error` in a short constant word with its `detail`.
 
-    Tokens are the server's own count, `seconds` the time from sending to the last byte, retries included.
+    Tokens are the server's own count, of every attempt that it charged for. `seconds` is the time from sending to the
+    last byte, retries included.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Generation(Record):
     prompt_tokens: int = Field(default=0, ge=0)
     completion_tokens: int = Field(default=0, ge=0)
     seconds: float = Field(default=0.0, ge=0)
+    cut_off: bool = Field(default=False, description="the answer stopped at max_tokens")
     error: str | None = None
     detail: str = ""
 
@@ -88,10 +90,19 @@ class Generator(Protocol):
         ...
 
 
-def _content_hash(image: Image) -> str:
+def picture_bytes(image: Image) -> bytes:
+    """The file as it is. Raises BadImage for one that cannot be read.
+
+    A Request holds no bytes of a file, so the file is read for the key and again for sending: thousands of requests
+    wait between the two, and their pictures would not fit memory.
+    """
     if image.data is not None:
-        return hashlib.sha256(image.data).hexdigest()
+        return image.data
     try:
-        return hashlib.sha256(Path(image.path).read_bytes()).hexdigest()
+        return Path(image.path).read_bytes()
     except OSError as error:
         raise BadImage("unreadable", f"{image.path}: {error.strerror}") from error
+
+
+def _content_hash(image: Image) -> str:
+    return hashlib.sha256(picture_bytes(image)).hexdigest()

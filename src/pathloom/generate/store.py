@@ -6,13 +6,17 @@ in it is asked again, whatever else has changed. An answer is on disk before any
 
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pathloom.generate.generator import Generation, Request
 from pathloom.stage import UserError
 
-_VERSION = 1  # PRAGMA user_version, raised when the table changes
+_VERSION = 2  # PRAGMA user_version, raised when the table changes
+
+_STORED = ("model", "text", "prompt_tokens", "completion_tokens", "seconds", "cut_off")
+"""Fields of a Generation that are kept: all but those of an error."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -22,10 +26,19 @@ CREATE TABLE IF NOT EXISTS answers (
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
     seconds REAL NOT NULL,
+    cut_off INTEGER NOT NULL,
     request TEXT NOT NULL,
     written TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ'))
 ) WITHOUT ROWID
 """
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer takes: completion tokens, and seconds from sending to the last byte."""
+
+    completion_tokens: float
+    seconds: float
 
 
 class AnswerStore:
@@ -54,6 +67,9 @@ class AnswerStore:
         return self
 
     def __exit__(self, *raised: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._database.close()
 
     def __len__(self) -> int:
@@ -62,12 +78,18 @@ class AnswerStore:
 
     def get(self, key: str) -> Generation | None:
         row = self._database.execute(
-            "SELECT model, text, prompt_tokens, completion_tokens, seconds FROM answers WHERE key = ?", (key,)
+            f"SELECT {', '.join(_STORED)} FROM answers WHERE key = ?", (key,)
         ).fetchone()
         if row is None:
             return None
-        names = ("model", "text", "prompt_tokens", "completion_tokens", "seconds")
-        return Generation(**dict(zip(names, row, strict=True)))
+        return Generation(**dict(zip(_STORED, row, strict=True)))
+
+    def mean(self, model: str) -> Usage | None:
+        """Of all answers of a model; None where there is none."""
+        tokens, seconds = self._database.execute(
+            "SELECT avg(completion_tokens), avg(seconds) FROM answers WHERE model = ?", (model,)
+        ).fetchone()
+        return None if tokens is None else Usage(tokens, seconds)
 
     def add(self, answers: Iterable[tuple[str, Request, Generation]]) -> None:
         """All of them or none, on disk when this returns. Errors are left out: they hold no answer.
@@ -78,11 +100,7 @@ class AnswerStore:
         rows = [
             (
                 key,
-                answer.model,
-                answer.text,
-                answer.prompt_tokens,
-                answer.completion_tokens,
-                answer.seconds,
+                *(getattr(answer, name) for name in _STORED),
                 request.model_dump_json(exclude={"messages": {"__all__": {"images": {"__all__": {"data"}}}}}),
             )
             for key, request, answer in answers
@@ -93,8 +111,8 @@ class AnswerStore:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             self._database.executemany(
-                "INSERT OR IGNORE INTO answers (key, model, text, prompt_tokens, completion_tokens, seconds, request)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR IGNORE INTO answers (key, {', '.join(_STORED)}, request)"
+                f" VALUES ({', '.join('?' * (len(_STORED) + 2))})",
                 rows,
             )
         except BaseException:

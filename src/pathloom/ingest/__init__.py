@@ -2,8 +2,9 @@
 
 from pathloom.ingest.basics import BASICS
 from pathloom.ingest.boxes import BOXES
+from pathloom.ingest.pairs import PAIRS
 from pathloom.ingest.phantom import PHANTOM
 from pathloom.ingest.source import Source
 from pathloom.ingest.tiles import TILES
 
-SOURCES: tuple[Source, ...] = (PHANTOM, BASICS, TILES, BOXES)
+SOURCES: tuple[Source, ...] = (PHANTOM, BASICS, TILES, BOXES, PAIRS)

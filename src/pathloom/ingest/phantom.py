@@ -27,8 +27,8 @@ def _drawn(picture: Tissue | Cell) -> Drawn:
     return Drawn(picture.pixels_rgb, getattr(picture, "mpp", None))
 
 
-def _reasoning(tissue: Tissue, *conclusions: str) -> str:
-    """What can be seen, whatever is asked: every question then teaches every observation."""
+def _truth(tissue: Tissue, *conclusions: str) -> str:
+    """What can be seen, whatever is asked: reasoning written from it teaches every observation with every question."""
     return sentences(*tissue.observations(), *conclusions)
 
 
@@ -36,7 +36,8 @@ def _shown(tissue: Tissue, deal: Deal, fields: Fields) -> tuple[Drawn, Fields]:
     """With the boxes of glands, nests and the like, whatever is asked: a vision tower learns from all."""
     boxes = _boxes(tissue, deal.size_px)
     regions = tuple(Region(box_px=box, label=tissue.structure_name) for box in boxes)
-    return _drawn(tissue), {**fields, "regions": regions}
+    subfield = "ihc" if tissue.stain == "IHC" else "histopathology"
+    return _drawn(tissue), {**fields, "regions": regions, "subfield": subfield}
 
 
 def _located(tissue: Tissue, size_px: int) -> str:
@@ -64,7 +65,7 @@ def _diagnosis(deal: Deal) -> tuple[Drawn, Fields]:
             "choices": tuple(options),
             "answer": name,
             "finding": name,
-            "reasoning": _reasoning(tissue, f"This is {name}"),
+            "context": _truth(tissue, f"This is {name}"),
         },
     )
 
@@ -83,7 +84,7 @@ def _presence(deal: Deal) -> tuple[Drawn, Fields]:
             "finding": name,
             "asked_finding": asked,
             # Both names side by side: a small model compares what stands close together.
-            "reasoning": _reasoning(tissue, f"Asked is {asked}", f"This is {name}"),
+            "context": _truth(tissue, f"Asked is {asked}", f"This is {name}"),
         },
     )
 
@@ -99,7 +100,7 @@ def _stain(deal: Deal) -> tuple[Drawn, Fields]:
             "answer": "yes" if asked == stain else "no",
             "finding": stain,
             "asked_finding": asked,
-            "reasoning": _reasoning(tissue, f"The stain is {stain}"),
+            "context": _truth(tissue, f"The stain is {stain}"),
         },
     )
 
@@ -111,7 +112,7 @@ def _mitoses(deal: Deal) -> tuple[Drawn, Fields]:
         deal,
         {
             "answer": str(tissue.num_mitoses),
-            "reasoning": _reasoning(tissue, f"The number of mitoses is {tissue.num_mitoses}"),
+            "context": _truth(tissue, f"The number of mitoses is {tissue.num_mitoses}"),
         },
     )
 
@@ -132,7 +133,7 @@ def _structure_count(deal: Deal) -> tuple[Drawn, Fields]:
         {
             "what": f"{tissue.structure_name}s",
             "answer": str(wanted),
-            "reasoning": _located(tissue, deal.size_px),
+            "context": _located(tissue, deal.size_px),
         },
     )
 
@@ -152,7 +153,7 @@ def _structures(deal: Deal) -> tuple[Drawn, Fields]:
         deal,
         {
             "what": tissue.structure_name,
-            "reasoning": _located(tissue, deal.size_px),
+            "context": _located(tissue, deal.size_px),
         },
     )
 
@@ -164,6 +165,7 @@ def _caption(deal: Deal) -> tuple[Drawn, Fields]:
         deal,
         {
             "answer": tissue.caption(deal.rng),
+            "context": _truth(tissue, f"This is {tissue.diagnosis}"),
             "finding": tissue.diagnosis,
         },
     )
@@ -175,14 +177,20 @@ def _bethesda(deal: Deal) -> tuple[Drawn, Fields]:
         "choices": BETHESDA,
         "answer": cell.bethesda,
         "finding": cell.bethesda,
-        "reasoning": sentences(*cell.observations(), f"This is {cell.bethesda}"),
+        "context": sentences(*cell.observations(), f"This is {cell.bethesda}"),
+        "subfield": "cytology",
         "strata": (f"profile={'broken' if cell.broken else 'kept'}",),
     }
 
 
 def _cell_caption(deal: Deal) -> tuple[Drawn, Fields]:
     cell = draw_cell(deal.seed(), size_px=deal.size_px, bethesda=BETHESDA[deal.index % len(BETHESDA)])
-    return _drawn(cell), {"answer": cell.caption(deal.rng), "finding": cell.bethesda}
+    return _drawn(cell), {
+        "answer": cell.caption(deal.rng),
+        "context": sentences(*cell.observations(), f"This is {cell.bethesda}"),
+        "finding": cell.bethesda,
+        "subfield": "cytology",
+    }
 
 
 QUESTIONS: tuple[Question, ...] = (
@@ -295,7 +303,7 @@ QUESTIONS: tuple[Question, ...] = (
 class PhantomConfig(DrawnConfig):
     """Entry of a recipe: how many training and test pictures each kind of question gets."""
 
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     family: ClassVar[str] = "phantom"
     questions: ClassVar[tuple[Question, ...]] = QUESTIONS
 

@@ -19,7 +19,7 @@ from pathloom.tasks.task import SYSTEM_PROMPTS, Style
 class InitConfig(StageConfig):
     """Entry of a recipe: `{name: untrained, kind: init, preset: qwen2.5-vl-nano, samples: [phantoms]}`."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     kind: Literal["init"]
     preset: str = "qwen2.5-vl-nano"
@@ -81,7 +81,7 @@ def run_init(config: InitConfig, inputs: Mapping[str, Path], out: Path) -> dict[
 
 
 def _corpus(folders: list[Path], style: Style) -> Iterator[str]:
-    """All fixed wording of prompts, then the training Samples' own text.
+    """All fixed wording of prompts, then the training Samples' own text and what reasoning will be written from.
 
     Held-out text is never read; in cross-validation every fold is training text of some model.
     """
@@ -94,3 +94,4 @@ def _corpus(folders: list[Path], style: Style) -> Iterator[str]:
                 template = task.templates[0]
                 yield task.render(sample, template, style).user
                 yield task.target(sample, template, style)
+                yield sample.context

@@ -4,12 +4,14 @@ from pathloom.tasks.boxes import BOXES
 from pathloom.tasks.caption import CAPTION
 from pathloom.tasks.choice import CHOICE
 from pathloom.tasks.count import COUNT
+from pathloom.tasks.dialogue import DIALOGUE
 from pathloom.tasks.label import LABEL
+from pathloom.tasks.report import REPORT
 from pathloom.tasks.short_answer import SHORT_ANSWER
 from pathloom.tasks.task import Task
 from pathloom.tasks.yes_no import YES_NO
 
-TASKS: tuple[Task, ...] = (CHOICE, YES_NO, LABEL, COUNT, SHORT_ANSWER, CAPTION, BOXES)
+TASKS: tuple[Task, ...] = (CHOICE, YES_NO, LABEL, COUNT, SHORT_ANSWER, CAPTION, REPORT, DIALOGUE, BOXES)
 
 
 def find_task(name: str) -> Task:

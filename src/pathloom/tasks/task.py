@@ -46,18 +46,26 @@ class Template:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered request: what the chat template turns into tokens. Pictures come first, then the text."""
+    """A rendered request: what the chat template turns into tokens. Pictures come first, then the text.
+
+    `earlier` are the (question, answer) turns before `user`; the pictures then stand in the first of them.
+    """
 
     system: str
     user: str
     num_images: int
+    earlier: tuple[tuple[str, str], ...] = ()
 
     def messages(self) -> list[dict[str, Any]]:
         """Chat messages in the form that transformers and TRL read; the pictures travel beside them."""
+        turns = [("system", self.system)]
+        for question, answer in self.earlier:
+            turns += [("user", question), ("assistant", answer)]
+        turns.append(("user", self.user))
         pictures: list[dict[str, str]] = [{"type": "image"}] * self.num_images
         return [
-            {"role": "system", "content": [{"type": "text", "text": self.system}]},
-            {"role": "user", "content": [*pictures, {"type": "text", "text": self.user}]},
+            {"role": role, "content": [*(pictures if place == 1 else []), {"type": "text", "text": text}]}
+            for place, (role, text) in enumerate(turns)
         ]
 
 
@@ -114,7 +122,8 @@ class Task:
             options=write_options(sample.choices) if "{options}" in template.text else "",
             labels="; ".join(sample.choices),
         )
-        return Prompt(system=SYSTEM_PROMPTS[style], user=user, num_images=len(sample.images))
+        earlier = tuple((turn.question, turn.answer) for turn in sample.earlier)
+        return Prompt(SYSTEM_PROMPTS[style], user, len(sample.images), earlier)
 
     def target(self, sample: Sample, template: Template, style: Style) -> str:
         """The completion that training teaches: the reasoning unless the style is direct, then the answer block."""

@@ -1,0 +1,1 @@
+"""Samples to better Samples: labels, levels, reasoning, filters and draws. One file a step or pass."""

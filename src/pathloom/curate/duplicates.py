@@ -1,0 +1,182 @@
+"""Step `near_duplicates`: Samples of one task whose texts are nearly the same; the first of them is kept.
+
+MinHash with banding (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4) in numpy.
+The library datasketch (MIT) does the same; hashing and banding are a few lines here, its index keeps Python objects for
+every band, and one dependency less is worth more.
+"""
+
+import re
+import zlib
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pathloom.curate.step import Prepared, Read, StepConfig
+from pathloom.schema import Drop, Sample
+
+SHINGLE_WORDS = 5
+"""Words that make a shingle; ours, as usual for MinHash on short texts."""
+
+NUM_BANDS, BAND_ROWS = 20, 6
+"""120 permutations. Two texts of Jaccard J meet in a band with probability 1 - (1 - J^6)^20: 0.998 at 0.8, 0.61 at 0.6,
+0.27 at 0.5. So a threshold below 0.7 misses many pairs."""
+
+_MARGIN = 0.15
+"""Estimates below the threshold by more are not verified: four standard errors, sqrt(0.8 x 0.2 / 120) = 0.037."""
+
+
+class NearDuplicatesStep(StepConfig):
+    """Entry of `steps`: `{step: near_duplicates}`.
+
+    Compared are question, options, answer, earlier turns and reasoning. A Sample is dropped when a kept one before it
+    is as similar as `threshold`, measured exactly; so no chain of small changes drops what resembles nothing that is
+    kept.
+
+    Memory: 4 bytes for each permutation and each word of a Sample, 0.5 kB and about 1 kB. Texts from templates fill a
+    few buckets; a bucket takes at most `max_bucket` kept Samples, so that each Sample meets at most 20 times as many.
+    What meets only in a full bucket is missed: this errs to the side of keeping.
+    """
+
+    version: ClassVar[int] = 1
+
+    step: Literal["near_duplicates"]
+    threshold: float = Field(
+        default=0.8,
+        ge=0.5,
+        le=1,
+        description="Jaccard of 5-word shingles; the value is ours, usual for web text",
+    )
+    max_bucket: int = Field(default=64, ge=1, description="kept Samples that one bucket remembers")
+    reasoned_only: bool = Field(
+        default=True,
+        description="leave Samples without reasoning alone: one question and answer on two pictures are no duplicate",
+    )
+
+    def prepare(self, read: Read, inputs: Mapping[str, Path], seed: int) -> Prepared:
+        kept_of = self._duplicates(read, seed)
+
+        def change(sample: Sample) -> Sample | Drop:
+            if sample.id not in kept_of:
+                return sample
+            kept, jaccard = kept_of[sample.id]
+            return self.drop(sample, "near_duplicate", f"of {kept} (Jaccard {jaccard:.2f})")
+
+        return Prepared(change, {"near_duplicates": len(kept_of)})
+
+    def _duplicates(self, read: Read, seed: int) -> dict[str, tuple[str, float]]:
+        """Dropped id -> the id kept in its place, and how alike they are."""
+        ids, texts = _Ids(), Shingles()
+        signatures = signatures_of(self._compared(read, ids), texts, np.random.default_rng(seed))
+        bands = _shared_bands(signatures)
+        buckets: dict[int, list[int]] = {}
+        kept_of: dict[str, tuple[str, float]] = {}
+        for row in range(len(ids.names)):
+            keys = [int(key) for key in bands[row] if key]
+            met = np.array(sorted({other for key in keys for other in buckets.get(key, ())}), dtype=np.int64)
+            alike = (signatures[met] == signatures[row]).mean(axis=1)
+            for other in met[alike >= self.threshold - _MARGIN]:
+                jaccard = texts.jaccard(row, int(other))
+                if jaccard >= self.threshold:
+                    kept_of[ids.names[row]] = (ids.names[other], jaccard)
+                    break
+            else:
+                for key in keys:
+                    bucket = buckets.setdefault(key, [])
+                    if len(bucket) < self.max_bucket:
+                        bucket.append(row)
+        return kept_of
+
+    def _compared(self, read: Read, ids: "_Ids") -> Iterator[NDArray[np.uint32]]:
+        for sample in read():
+            if (sample.reasoning or not self.reasoned_only) and ids.add(sample.id):
+                yield shingles_of_text(text_of(sample), sample.task)
+
+
+class _Ids:
+    """Ids in order. A second Sample of an id is left alone, since a Drop could not tell the two apart."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._seen: set[str] = set()
+
+    def add(self, name: str) -> bool:
+        new = name not in self._seen
+        if new:
+            self._seen.add(name)
+            self.names.append(name)
+        return new
+
+
+class Shingles:
+    """The sorted shingles of all texts, end to end."""
+
+    def __init__(self) -> None:
+        self._values = array("I")
+        self._ends = array("Q", [0])
+
+    def add(self, shingles: NDArray[np.uint32]) -> None:
+        self._values.frombytes(shingles.tobytes())
+        self._ends.append(len(self._values))
+
+    def of(self, row: int) -> NDArray[np.uint32]:
+        return np.frombuffer(self._values, np.uint32)[self._ends[row] : self._ends[row + 1]]
+
+    def jaccard(self, one: int, other: int) -> float:
+        a, b = self.of(one), self.of(other)
+        shared = len(np.intersect1d(a, b, assume_unique=True))
+        return shared / (len(a) + len(b) - shared)
+
+
+def text_of(sample: Sample) -> str:
+    """What is compared; options in one order, since theirs is drawn."""
+    turns = [text for turn in sample.earlier for text in (turn.question, turn.answer)]
+    return "\n".join(
+        [*turns, sample.question, *sorted(sample.choices), sample.answer, sample.reasoning or ""]
+    )
+
+
+def shingles_of_text(text: str, kind: str = "") -> NDArray[np.uint32]:
+    """Sorted CRC-32 of every five words in a row; a shorter text is one shingle. Texts of two kinds share none."""
+    words = re.findall(r"\w+", text.casefold())
+    last = max(len(words) - SHINGLE_WORDS, 0)
+    start = zlib.crc32(kind.encode())
+    pieces = (" ".join(words[place : place + SHINGLE_WORDS]) for place in range(last + 1))
+    return np.unique(np.fromiter((zlib.crc32(piece.encode(), start) for piece in pieces), np.uint32))
+
+
+def signatures_of(
+    shingles: Iterator[NDArray[np.uint32]], texts: Shingles, rng: np.random.Generator
+) -> NDArray[np.uint32]:
+    """MinHash by multiply-shift (Dietzfelbinger 1997): [Sample, permutation]."""
+    num = NUM_BANDS * BAND_ROWS
+    factor = rng.integers(0, 2**63, num, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    offset = rng.integers(0, 2**63, num, dtype=np.uint64)
+    rows = array("I")
+    for values in shingles:
+        texts.add(values)
+        hashed = (values.astype(np.uint64)[:, None] * factor + offset) >> np.uint64(32)
+        rows.frombytes(hashed.min(axis=0).astype(np.uint32).tobytes())
+    return np.frombuffer(rows, np.uint32).reshape(-1, num) if rows else np.zeros((0, num), np.uint32)
+
+
+def band_keys(signatures: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """[text, band]: two texts with the same key agree in all rows of that band."""
+    weights = np.random.default_rng(0).integers(1, 2**63, BAND_ROWS, dtype=np.uint64) | np.uint64(1)
+    parts = signatures.reshape(-1, NUM_BANDS, BAND_ROWS).astype(np.uint64)
+    bands = np.arange(1, NUM_BANDS + 1, dtype=np.uint64)[:, None]
+    keys: NDArray[np.uint64] = ((parts + bands) * weights).sum(axis=2, dtype=np.uint64)
+    return keys
+
+
+def _shared_bands(signatures: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """Key of every Sample in every band; 0 where no other Sample has it."""
+    keys = band_keys(signatures)
+    for band in range(NUM_BANDS):
+        _, inverse, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)
+        keys[:, band] = np.where(counts[inverse] > 1, keys[:, band], 0)
+    return keys

@@ -1,0 +1,85 @@
+"""`pathloom plan`: what a recipe would do and what its Generators would ask and cost, before anything is run."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pathloom.curate.config import ReasonConfig
+from pathloom.curate.forecast import Forecast, forecast
+from pathloom.generate.fill import STORE_FILE
+from pathloom.ingest.source import IngestConfig
+from pathloom.recipe import Recipe
+from pathloom.run import PlannedStage, plan
+from pathloom.stage import StageConfig
+
+
+def plan_lines(recipe: Recipe, runs: Path) -> Iterator[str]:
+    """A line for each stage, and a total where more than one asks. Raises UserError for what `run` would refuse."""
+    for config in recipe.stages:
+        config.check()
+    stages = plan(recipe, runs)
+    planned = {stage.config.name: stage for stage in stages}
+    asked: list[Forecast] = []
+    yield f"{recipe.name}: {recipe.description}"
+    for stage in stages:
+        config = stage.config
+        head = f"  {config.name} ({config.kind}): {'done' if stage.done else 'to do'}"
+        if stage.done:
+            yield head
+        elif isinstance(config, IngestConfig):
+            yield f"{head}, {len(config.plan()):,} units"
+        elif isinstance(config, ReasonConfig):
+            asked.append(_forecast(config, planned, runs))
+            yield f"{head}, {_in_words(asked[-1])}"
+            yield from _caps(config, asked[-1])
+        else:
+            yield head
+    if len(asked) > 1:
+        costs = [each.cost for each in asked if each.cost is not None]
+        tokens = sum(each.prompt_tokens + each.completion_tokens for each in asked)
+        money = f", {sum(costs):,.2f} in money" if len(costs) == len(asked) else ""
+        yield f"  together: {sum(each.requests - each.stored for each in asked):,} requests, {tokens:,} tokens{money}"
+
+
+def _forecast(config: ReasonConfig, planned: Mapping[str, PlannedStage], runs: Path) -> Forecast:
+    inputs = {name: planned[name].folder for name in config.samples}
+    ready = all(planned[name].done for name in config.samples)
+    most = None if ready else sum(_units(planned[name].config, planned) for name in config.samples)
+    return forecast(config, inputs, runs / STORE_FILE, most)
+
+
+def _units(config: StageConfig, planned: Mapping[str, PlannedStage]) -> int:
+    """Units of the sources behind a stage: as many Samples at the most, for sources with one Sample a unit."""
+    if isinstance(config, IngestConfig):
+        return len(config.plan())
+    names = getattr(config, "samples", ())
+    return sum(_units(planned[name].config, planned) for name in names)
+
+
+def _in_words(each: Forecast) -> str:
+    about = "" if each.exact else "at most "
+    left = f"{about}{each.requests:,} requests, {each.stored:,} of them answered before"
+    bound = "" if each.measured else " (every answer as long as max_tokens allows)"
+    tokens = f"about {each.prompt_tokens:,} prompt and {each.completion_tokens:,} completion tokens{bound}"
+    time = "time unknown until the first answers" if each.seconds is None else f"about {_time(each.seconds)}"
+    money = "no price" if each.cost is None else f"about {each.cost:,.2f} in money"
+    return f"{left}; {tokens}; {time}; {money}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _caps(config: ReasonConfig, each: Forecast) -> Iterator[str]:
+    """A line for each cap that would stop the stage before its end."""
+    left = each.requests - each.stored
+    needed = {
+        "max_requests": left,
+        "max_tokens": each.prompt_tokens + each.completion_tokens,
+        "max_cost": each.cost or 0.0,
+    }
+    for name, amount in needed.items():
+        cap = getattr(config.teacher, name)
+        if cap is not None and amount > cap:
+            yield f"    {name} {cap:g} would stop it: {amount:,.10g} needed"

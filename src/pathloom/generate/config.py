@@ -1,0 +1,133 @@
+"""The block of a recipe that says who is asked, how, and up to what price. No torch and no network here."""
+
+import os
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pathloom.generate.budget import Caps, Price
+from pathloom.generate.endpoint import Endpoint, EndpointSettings
+from pathloom.generate.generator import Generator, Sampling
+from pathloom.schema import Record
+from pathloom.stage import UserError
+
+
+class EndpointRef(Record):
+    """A server that speaks OpenAI's chat completions: vLLM, SGLang, Ollama, llama.cpp, or one on the internet."""
+
+    url: str = Field(description="up to and with /v1", pattern=r"^https?://")
+    model: str
+    api_key_env: str | None = Field(
+        default=None, description="name of the environment variable that holds the key"
+    )
+    settings: EndpointSettings = EndpointSettings()
+
+
+class LocalRef(Record):
+    """A text model on this machine, run by transformers."""
+
+    model: str = Field(default="smollm2", description="`smollm2`, a folder, or a hub id")
+    batch_size: int = Field(default=16, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class GeneratorRef(Record):
+    """Exactly one of them. `rules` is no model: it writes down what a phantom's drawing says of itself."""
+
+    endpoint: EndpointRef | None = None
+    local: LocalRef | None = None
+    rules: Literal["phantom"] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "GeneratorRef":
+        if sum(value is not None for value in (self.endpoint, self.local, self.rules)) != 1:
+            raise ValueError("give exactly one of endpoint, local and rules")
+        return self
+
+    @property
+    def model(self) -> str:
+        """The name by which `prices` know it."""
+        if self.endpoint:
+            return self.endpoint.model
+        return self.local.model if self.local else f"rules-{self.rules}"
+
+    def name(self) -> str:
+        """The `model` of the Generator that `open` gives, without loading it: what keys are made of."""
+        if self.endpoint:
+            return self.endpoint.model
+        if self.local:
+            from pathloom.generate.local import local_name
+
+            return local_name(self.local.model, self.local.dtype)
+        from pathloom.generate.rules import PhantomRules
+
+        return PhantomRules.model
+
+    @property
+    def at_once(self) -> int:
+        """Requests that are answered at the same time."""
+        if self.endpoint:
+            return self.endpoint.settings.connections
+        return self.local.batch_size if self.local else 1
+
+    def open(self) -> Generator:
+        """Raises UserError for a key or a package that is not there."""
+        if self.endpoint:
+            return _open_endpoint(self.endpoint)
+        if self.local:
+            from pathloom.generate.local import open_local
+
+            return open_local(self.local.model, batch_size=self.local.batch_size, dtype=self.local.dtype)
+        from pathloom.generate.rules import PhantomRules
+
+        return PhantomRules()
+
+
+def _open_endpoint(ref: EndpointRef) -> Endpoint:
+    key = None
+    if ref.api_key_env is not None:
+        key = os.environ.get(ref.api_key_env)
+        if not key:
+            raise UserError(
+                f"api_key_env: the environment variable {ref.api_key_env} is not set; set it to the key"
+            )
+    return Endpoint(ref.url, ref.model, api_key=key, api_key_env=ref.api_key_env, settings=ref.settings)
+
+
+class Asking(Caps):
+    """Who is asked, how, and where asking stops. Only generator and sampling decide what is answered."""
+
+    generator: GeneratorRef
+    sampling: Sampling = Sampling()
+    attempts: int = Field(
+        default=2, ge=1, description="times that a request is asked until its answer can be read"
+    )
+    prices: dict[str, Price] = Field(default={}, description="model -> money for a million tokens")
+    max_failed: float = Field(
+        default=0.01, ge=0, le=1, description="share of requests that may fail; above it the stage stops"
+    )
+    partial: bool = Field(
+        default=False, description="go on with what is answered when a cap is reached; the rest are Drops"
+    )
+
+    @property
+    def price(self) -> Price | None:
+        return self.prices.get(self.generator.model)
+
+    def check(self, where: str) -> None:
+        """Raises UserError for a cap on money without a price."""
+        if self.max_cost is not None and self.price is None:
+            known = ", ".join(self.prices) or "none"
+            raise UserError(
+                f"{where}.max_cost: no price for {self.generator.model}; add `prices: {{{self.generator.model}: "
+                f"{{prompt: ..., completion: ...}}}}`, or cap max_tokens instead; priced are: {known}"
+            )
+
+    def decides(self) -> dict[str, object]:
+        """What the answers depend on: what else stands here may change without asking anything anew."""
+        return {
+            "model": self.generator.name(),
+            "sampling": self.sampling.model_dump(),
+            "attempts": self.attempts,
+            "partial": self.partial,
+        }

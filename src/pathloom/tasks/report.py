@@ -1,0 +1,21 @@
+"""Reports: a description in full sentences, closed by an impression. No rule decides whether it is right.
+
+The number reported, token F1 against the reference, says how alike the words are and nothing about truth.
+"""
+
+from dataclasses import replace
+
+from pathloom.tasks.caption import CAPTION
+from pathloom.tasks.task import Template
+
+REPORT = replace(
+    CAPTION,
+    name="report",
+    version=1,
+    templates=(
+        Template("report", "{question}\nDescribe the findings, then give an impression."),
+        Template("describe", "{question}\nWrite a report of what the image shows."),
+        Template("findings_first", "Write findings and impression. {question}"),
+        Template("plain", "{question}"),
+    ),
+)

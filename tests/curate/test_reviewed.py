@@ -1,0 +1,215 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.curate.reviews import decided, example_page, labelled, line, write_lines
+
+from pathloom.curate.decisions import apply_export, read_decisions
+from pathloom.curate.reviewed import ReviewedStep
+from pathloom.schema import Drop, Sample
+from pathloom.stage import UserError
+
+LATER = "2026-01-02T13:00:00.000Z"
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    return example_page(tmp_path)
+
+
+def test_an_export_becomes_a_sorted_review_file_and_twice_changes_nothing(page, tmp_path):
+    export = write_lines(tmp_path / "e.jsonl", line(page, "b"), line(page, "a", "fish", note="two signals"))
+    into = tmp_path / "reviews" / "subfield.jsonl"
+
+    first = apply_export(export, into, page)
+    kept = into.read_bytes()
+    second = apply_export(export, into, page)
+
+    assert (first.new, first.changed, first.unchanged, first.conflicts) == (2, 0, 0, ())
+    assert (second.new, second.changed, second.unchanged) == (0, 0, 2)
+    assert into.read_bytes() == kept
+    assert [(d.sample_id, d.value, d.note) for d in read_decisions(into)] == [
+        ("a", "fish", "two signals"),
+        ("b", "gross", ""),
+    ]
+    assert [path.name for path in into.parent.iterdir()] == ["subfield.jsonl"]
+
+
+def test_the_latest_decision_of_a_reviewer_wins_whatever_the_order(page, tmp_path):
+    into = tmp_path / "r.jsonl"
+    late = write_lines(
+        tmp_path / "late.jsonl", line(page, value="ihc", decided_at=LATER), line(page, value="gross")
+    )
+    early = write_lines(tmp_path / "early.jsonl", line(page, value="fish"))
+
+    assert apply_export(early, into, page).new == 1
+    assert apply_export(late, into, page).changed == 1
+    assert apply_export(early, into, page).unchanged == 1
+
+    assert [decision.value for decision in read_decisions(into)] == ["ihc"]
+
+
+def test_reviewers_who_disagree_are_both_kept_and_reported(page, tmp_path):
+    into = tmp_path / "r.jsonl"
+    apply_export(write_lines(tmp_path / "1.jsonl", line(page, "a"), line(page, "b")), into, page)
+
+    others = [line(page, "a", "fish", reviewer="Bo"), line(page, "b", reviewer="Bo")]
+    merged = apply_export(write_lines(tmp_path / "2.jsonl", *others), into, page)
+
+    assert merged.new == 2
+    assert merged.conflicts == (("a", "subfield"),)
+    assert len(read_decisions(into)) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"field": "organ"}, "unknown field 'organ'"),
+        ({"value": "h&e"}, "unknown value 'h&e'.*known: histopathology"),
+        ({"sample_id": "z"}, "no sample 'z' on"),
+        ({"page_id": "f00"}, "it is of page f00.*name its own page with --out"),
+        ({"decided_at": "yesterday"}, "decided_at: "),
+        ({"decided_at": "2026-01-02T12:00:00"}, "decided_at: .*timezone"),
+        ({"reviewer": ""}, "reviewer: "),
+        ({"extra": 1}, "extra: Extra inputs"),
+    ],
+)
+def test_a_wrong_line_names_file_and_line_and_nothing_is_merged(page, tmp_path, fields, message):
+    export = write_lines(tmp_path / "e.jsonl", line(page, "a"), line(page, "b") | fields)
+
+    with pytest.raises(UserError, match=rf"e\.jsonl, line 2: .*{message}"):
+        apply_export(export, tmp_path / "r.jsonl", page)
+
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_a_cut_last_line_is_a_notice_and_a_cut_line_before_it_is_not(page, tmp_path):
+    cut = json.dumps(line(page, "b"))[:40]
+    export = write_lines(tmp_path / "e.jsonl", line(page, "a"), end=cut)
+
+    merged = apply_export(export, tmp_path / "r.jsonl", page)
+
+    assert merged.new == 1
+    assert "e.jsonl, line 2: cut off" in merged.notices[0]
+    export.write_text(cut + "\n" + json.dumps(line(page, "a")) + "\n")
+    with pytest.raises(UserError, match=r"e\.jsonl, line 1: Invalid JSON"):
+        apply_export(export, tmp_path / "r.jsonl", page)
+    export.write_text(cut)
+    with pytest.raises(UserError, match="holds no whole decision"):
+        apply_export(export, tmp_path / "r.jsonl", page)
+
+
+def test_what_is_no_page_and_what_is_not_there_are_said(page, tmp_path):
+    export = write_lines(tmp_path / "e.jsonl", line(page))
+    (tmp_path / "other.html").write_text("<p>Not ours</p>")
+
+    with pytest.raises(UserError, match=r"gone\.html: No such file.*--out"):
+        apply_export(export, tmp_path / "r.jsonl", tmp_path / "gone.html")
+    with pytest.raises(UserError, match=r"other\.html is not a review page"):
+        apply_export(export, tmp_path / "r.jsonl", tmp_path / "other.html")
+    with pytest.raises(UserError, match=r"gone\.jsonl: No such file"):
+        apply_export(tmp_path / "gone.jsonl", tmp_path / "r.jsonl", page)
+
+
+def run_step(path: Path, *samples: Sample) -> tuple[dict[str, Sample | Drop], Any]:
+    step = ReviewedStep(step="reviewed", files=(path,))
+    step.check("stage.steps, number 1 (reviewed)")
+
+    def read() -> Iterator[Sample]:
+        return iter(samples)
+
+    prepared = step.prepare(read, {}, 0)
+    return {sample.id: prepared.change(sample) for sample in samples}, prepared.facts
+
+
+def test_the_step_sets_confirms_and_drops_and_says_by_whom(tmp_path):
+    path = write_lines(
+        tmp_path / "r.jsonl",
+        decided("a", "fish"),
+        decided("b", "ihc"),
+        decided("b", "breast", field="organ"),
+        decided("c", "drop: wrong answer", field="keep", note="it is necrosis"),
+        decided("d", "keep", field="keep"),
+        decided("gone", "ihc"),
+    )
+
+    after, facts = run_step(path, *(labelled(name) for name in "abcde"))
+
+    a, b, c, d, e = (after[name] for name in "abcde")
+    assert isinstance(a, Sample)
+    assert isinstance(b, Sample)
+    assert isinstance(d, Sample)
+    assert a.subfield == "fish"
+    assert (a.history[-1].note, a.history[-1].reviewer) == ("subfield fish, was ihc", "Ada")
+    assert (b.subfield, b.organ) == ("ihc", "breast")
+    assert [event.note for event in b.history] == ["subfield ihc, confirmed", "organ breast, was unlabelled"]
+    assert c == Drop(
+        sample_id="c",
+        step="curate.reviewed",
+        reason="reviewed_out",
+        detail="Ada: wrong answer (it is necrosis)",
+    )
+    assert d.history[-1].note == "kept"
+    assert e == labelled("e")
+    assert facts == {
+        "samples": 4,
+        "not_here": 1,
+        "decided": {"keep": {"Ada": 2}, "organ": {"Ada": 1}, "subfield": {"Ada": 2}},
+        "agreement": {"keep": {"Ada": 0.5}, "organ": {"Ada": 0.0}, "subfield": {"Ada": 0.5}},
+        "conflicts": 0,
+        "undecided": 0,
+    }
+
+
+def test_a_majority_wins_and_without_one_the_sample_stays_as_it_is(tmp_path):
+    path = write_lines(
+        tmp_path / "r.jsonl",
+        decided("a", "fish", "Ada"),
+        decided("a", "gross", "Bo"),
+        decided("b", "fish", "Ada"),
+        decided("b", "gross", "Bo"),
+        decided("b", "fish", "Cy"),
+        decided("c", "drop: bad language", "Ada", "keep"),
+        decided("c", "drop: other", "Bo", "keep", "blurred"),
+        decided("d", "drop: other", "Ada", "keep"),
+        decided("d", "keep", "Bo", "keep"),
+    )
+
+    after, facts = run_step(path, *(labelled(name) for name in "abcd"))
+
+    b, c = after["b"], after["c"]
+    assert after["a"] == labelled("a")
+    assert isinstance(b, Sample)
+    assert (b.subfield, b.history[-1].reviewer) == ("fish", "Ada, Cy")
+    assert isinstance(c, Drop)
+    assert c.detail == "Ada: bad language; Bo: other (blurred)"
+    assert after["d"] == labelled("d")
+    assert (facts["conflicts"], facts["undecided"]) == (3, 2)
+
+
+def test_the_step_checks_its_files_before_anything_runs(tmp_path):
+    path = tmp_path / "r.jsonl"
+    step = ReviewedStep(step="reviewed", files=(path,))
+
+    assert step.fingerprint() == str([""])
+    with pytest.raises(UserError, match=r"here\.files: .*r\.jsonl is no file; `pathloom review --apply"):
+        step.check("here")
+    write_lines(path, decided("a", "fish"), end="{\n")
+    with pytest.raises(UserError, match=r"r\.jsonl, line 2: Invalid JSON"):
+        step.check("here")
+    write_lines(path, decided("a", "fits", field="panel"))
+    with pytest.raises(UserError, match="gives a the panel 'fits', which this step cannot set"):
+        step.check("here")
+
+
+def test_the_step_depends_on_the_content_of_its_files_and_not_on_their_time(tmp_path):
+    path = write_lines(tmp_path / "r.jsonl", decided("a", "fish"))
+    step = ReviewedStep(step="reviewed", files=(path,))
+    before = step.fingerprint()
+
+    write_lines(path, decided("a", "fish"))
+    assert step.fingerprint() == before
+    write_lines(path, decided("a", "ihc"))
+    assert step.fingerprint() != before
