@@ -69,9 +69,7 @@ def test_with_some_answers_it_counts_what_is_left_in_their_measure(recipe, tmp_p
     asked(monkeypatch)
     runs = tmp_path / "runs"
     with pytest.raises(UserError, match="max_requests 4 is reached"):
-        run_recipe(
-            load_recipe(recipe, ["reasoning.teacher.max_requests=4"]), runs, say=lambda line: None
-        )
+        run_recipe(load_recipe(recipe, ["reasoning.teacher.max_requests=4"]), runs, say=lambda line: None)
     found = lines(recipe, runs)
     assert found[1] == "  pairs (ingest): done"
     assert "to do, 10 requests, 4 of them answered before" in found[2]

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pathloom.curate.config import ReasonConfig
-from pathloom.curate.forecast import Forecast, forecast
+from pathloom.curate.forecast import Forecast, forecasts
 from pathloom.generate.fill import STORE_FILE
 from pathloom.ingest.source import IngestConfig
 from pathloom.recipe import Recipe
@@ -27,12 +26,14 @@ def plan_lines(recipe: Recipe, runs: Path) -> Iterator[str]:
             yield head
         elif isinstance(config, IngestConfig):
             yield f"{head}, {len(config.plan()):,} units"
-        elif isinstance(config, ReasonConfig):
-            asked.append(_forecast(config, planned, runs))
-            yield f"{head}, {_in_words(asked[-1])}"
-            yield from _caps(config, asked[-1])
         else:
-            yield head
+            found = _forecasts(config, planned, runs)
+            yield head if not found or found[0].what else f"{head}, {_in_words(found[0])}"
+            for each in found:
+                if each.what:
+                    yield f"    {each.what}: {_in_words(each)}"
+                yield from _caps(each)
+            asked += found
     if len(asked) > 1:
         costs = [each.cost for each in asked if each.cost is not None]
         tokens = sum(each.prompt_tokens + each.completion_tokens for each in asked)
@@ -40,11 +41,13 @@ def plan_lines(recipe: Recipe, runs: Path) -> Iterator[str]:
         yield f"  together: {sum(each.requests - each.stored for each in asked):,} requests, {tokens:,} tokens{money}"
 
 
-def _forecast(config: ReasonConfig, planned: Mapping[str, PlannedStage], runs: Path) -> Forecast:
-    inputs = {name: planned[name].folder for name in config.samples}
-    ready = all(planned[name].done for name in config.samples)
-    most = None if ready else sum(_units(planned[name].config, planned) for name in config.samples)
-    return forecast(config, inputs, runs / STORE_FILE, most)
+def _forecasts(config: StageConfig, planned: Mapping[str, PlannedStage], runs: Path) -> list[Forecast]:
+    names = getattr(config, "samples", ())
+    if all(planned[name].done for name in names):
+        inputs = {name: planned[name].folder for name in names}
+        return forecasts(config, inputs, 0, runs / STORE_FILE)
+    most = sum(_units(planned[name].config, planned) for name in names)
+    return forecasts(config, None, most, runs / STORE_FILE)
 
 
 def _units(config: StageConfig, planned: Mapping[str, PlannedStage]) -> int:
@@ -71,7 +74,7 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _caps(config: ReasonConfig, each: Forecast) -> Iterator[str]:
+def _caps(each: Forecast) -> Iterator[str]:
     """A line for each cap that would stop the stage before its end."""
     left = each.requests - each.stored
     needed = {
@@ -80,6 +83,6 @@ def _caps(config: ReasonConfig, each: Forecast) -> Iterator[str]:
         "max_cost": each.cost or 0.0,
     }
     for name, amount in needed.items():
-        cap = getattr(config.teacher, name)
+        cap = getattr(each.asking, name)
         if cap is not None and amount > cap:
             yield f"    {name} {cap:g} would stop it: {amount:,.10g} needed"

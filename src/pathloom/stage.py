@@ -101,7 +101,7 @@ def shipped_bases() -> tuple[str, ...]:
 def write_json(value: Any, path: Path) -> None:
     """Indented JSON, on the disk before this returns."""
     with path.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, sort_keys=True, allow_nan=False)
+        json.dump(value, file, indent=2, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

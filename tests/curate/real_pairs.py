@@ -61,7 +61,9 @@ def _openstax(root: Path) -> Iterator[Row]:
                 "id": f"openstax-{figure.get('id')}",
                 "caption": "" if caption is None else "".join(caption.itertext()),
                 "reference": "" if reference is None else "".join(reference.itertext()),
-                "image": "" if image is None else str(path.parent / "media" / Path(image.get("src", "")).name),
+                "image": ""
+                if image is None
+                else str(path.parent / "media" / Path(image.get("src", "")).name),
                 "group": path.parent.name,
                 "licence": "CC BY-NC-SA 4.0",
             }

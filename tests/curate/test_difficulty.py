@@ -51,11 +51,12 @@ def test_longer_captions_make_a_harder_cluster(tmp_path):
 
     assert all(isinstance(one, Sample) and one.level == level_of(one) for one in results)
     assert results[0].history[-1].note == "level easy"
-    facts = prepared.facts["subfields"]["histopathology"]
-    assert facts["n"] == 60
-    assert [facts["levels"][level]["n"] for level in LENGTHS] == [20, 20, 20]
-    assert [facts["levels"][level]["mean_chars"] for level in LENGTHS] == [20.5, 80.5, 200.5]
-    assert facts["levels"]["easy"]["mean_terms"] == 0
+    facts = prepared.facts["levels"]
+    assert [(row["subfield"], row["level"], row["n"]) for row in facts] == [
+        ("histopathology", level, 20) for level in LENGTHS
+    ]
+    assert [row["mean_chars"] for row in facts] == [20.5, 80.5, 200.5]
+    assert facts[0]["mean_terms"] == 0
     json.dumps(prepared.facts)
 
 
@@ -66,7 +67,7 @@ def test_the_examples_lie_nearest_to_the_centre(tmp_path):
 
     prepared, _ = run(samples, {"seen": write_features(tmp_path / "seen", vectors)})
 
-    nearest = prepared.facts["subfields"]["histopathology"]["levels"]["easy"]["nearest"]
+    nearest = prepared.facts["levels"][0]["nearest"]
     assert set(nearest) == {"s0", "s3", "s6"}
 
 
@@ -79,8 +80,7 @@ def test_equal_lengths_are_told_apart_by_pathology_terms(tmp_path):
 
     assert len({len(caption) for caption in captions.values()}) == 1
     assert all(one.level == level_of(one) for one in results)
-    levels = prepared.facts["subfields"]["histopathology"]["levels"]
-    assert [levels[level]["mean_terms"] for level in LENGTHS] == [1, 2, 3]
+    assert [row["mean_terms"] for row in prepared.facts["levels"]] == [1, 2, 3]
 
 
 def test_terms_are_distinct_words():
@@ -98,7 +98,7 @@ def test_each_sub_field_has_its_own_levels(tmp_path):
     )
 
     assert all(one.level == level_of(one) for one in results)
-    assert set(prepared.facts["subfields"]) == {"histopathology", "gross"}
+    assert {row["subfield"] for row in prepared.facts["levels"]} == {"histopathology", "gross"}
 
 
 def test_the_vectors_of_each_encoder_weigh_the_same(tmp_path):
@@ -127,7 +127,7 @@ def test_a_small_sub_field_is_dropped_with_the_cure_and_the_user_decides(tmp_pat
     assert results[0].detail.startswith(
         "29 Samples of histopathology have features, 30 are needed: add Samples, lower"
     )
-    assert prepared.facts["subfields"] == {"histopathology": {"n": 29, "too_few": True}}
+    assert prepared.facts["levels"] == [{"subfield": "histopathology", "level": "too few", "n": 29}]
     assert all(one.level == level_of(one) for one in allowed)
 
 
@@ -160,7 +160,7 @@ def test_who_lacks_features_or_a_sub_field_is_dropped_and_a_level_is_kept(tmp_pa
     assert isinstance(results[60], Drop)
     assert results[60].reason == "no_subfield"
     assert results[61] is leveled
-    assert prepared.facts["subfields"]["histopathology"]["n"] == 59
+    assert sum(row["n"] for row in prepared.facts["levels"]) == 59
 
 
 def test_large_sub_fields_are_clustered_in_mini_batches(tmp_path, monkeypatch):

@@ -49,6 +49,9 @@ class CurateConfig(StageConfig):
         for number, step in enumerate(self.steps, start=1):
             step.check(f"{self.name}.steps, number {number} ({step.step})")
 
+    def keyed(self) -> dict[str, Any]:
+        return {**super().keyed(), "steps": [step.keyed() for step in self.steps]}
+
     def fingerprint(self) -> str:
         return str([(step.step, step.version, step.fingerprint()) for step in self.steps])
 

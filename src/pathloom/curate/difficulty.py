@@ -76,23 +76,22 @@ class DifficultyStep(StepConfig):
 
         levels: dict[str, Level] = {}
         too_few: dict[str, str] = {}
-        facts: dict[str, Any] = {}
+        rows_of_facts: list[dict[str, Any]] = []
         for subfield, members in sorted(by_subfield.items()):
-            facts[subfield] = {"n": len(members)}
             found = None
             if len(members) >= self.min_samples:
                 found = _cluster(members, joined(vectors, [one.sample_id for one in members]), seed)
             if found is None:
                 too_few[subfield] = self._too_few(subfield, len(members))
-                facts[subfield]["too_few"] = True
+                rows_of_facts.append({"subfield": subfield, "level": "too few", "n": len(members)})
                 continue
             levels.update(found[0])
-            facts[subfield] |= found[1]
+            rows_of_facts += [{"subfield": subfield, **row} for row in found[1]]
 
         def change(sample: Sample) -> Sample | Drop:
             return self._set_level(sample, levels.get(sample.id), too_few, self._without(sample.id, rows))
 
-        return Prepared(change, {"encoders": [one.encoder for one in vectors], "subfields": facts})
+        return Prepared(change, {"encoders": [one.encoder for one in vectors], "levels": rows_of_facts})
 
     def _without(self, sample_id: str, rows: Sequence[Mapping[str, int]]) -> list[str]:
         """Names of the stages that hold no vector of the Sample."""
@@ -147,8 +146,8 @@ def joined(vectors: Sequence["Features"], ids: Sequence[str]) -> "np.ndarray":
 
 def _cluster(
     members: Sequence[_Seen], vectors: "np.ndarray", seed: int
-) -> tuple[dict[str, Level], dict[str, Any]] | None:
-    """Levels by id and facts by level; None where fewer than three clusters exist."""
+) -> tuple[dict[str, Level], list[dict[str, Any]]] | None:
+    """Levels by id and a row of facts for each level; None where fewer than three clusters exist."""
     import numpy as np
 
     chosen, centres = _k_means(vectors, seed)
@@ -158,19 +157,22 @@ def _cluster(
     terms = np.array([one.num_terms for one in members])
     order = sorted(range(len(LEVELS)), key=lambda k: (chars[chosen == k].mean(), terms[chosen == k].mean()))
     levels: dict[str, Level] = {}
-    facts: dict[str, Any] = {}
+    facts: list[dict[str, Any]] = []
     for level, cluster in zip(LEVELS, order, strict=True):
         inside = np.flatnonzero(chosen == cluster)
         levels.update((members[i].sample_id, level) for i in inside.tolist())
         distance = np.linalg.norm(vectors[inside] - centres[cluster], axis=1)
         nearest = inside[np.argsort(distance, kind="stable")[:NUM_NEAREST]]
-        facts[level] = {
-            "n": len(inside),
-            "mean_chars": round(float(chars[inside].mean()), 1),
-            "mean_terms": round(float(terms[inside].mean()), 2),
-            "nearest": [members[i].sample_id for i in nearest.tolist()],
-        }
-    return levels, {"levels": facts}
+        facts.append(
+            {
+                "level": level,
+                "n": len(inside),
+                "mean_chars": round(float(chars[inside].mean()), 1),
+                "mean_terms": round(float(terms[inside].mean()), 2),
+                "nearest": [members[i].sample_id for i in nearest.tolist()],
+            }
+        )
+    return levels, facts
 
 
 def _k_means(vectors: "np.ndarray", seed: int) -> tuple["np.ndarray", "np.ndarray"]:

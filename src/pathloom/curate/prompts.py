@@ -44,8 +44,9 @@ def _parts() -> Mapping[str, Any]:
 
 
 def prompts_hash() -> str:
-    """SHA-256 of the parts."""
-    return hashlib.sha256(json.dumps(_parts(), sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the parts that the stage `reason` asks with."""
+    parts = {name: part for name, part in _parts().items() if name != "organ"}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @cache
@@ -67,6 +68,11 @@ def instructions(subfield: str, level: str, task: str) -> tuple[str, str]:
         json.dumps(REPLIES[task].model_json_schema(), separators=(",", ":")),
     ]
     return " ".join(system), "\n".join(user)
+
+
+def organ_instructions() -> str:
+    """What the step `organ` asks."""
+    return str(_parts()["organ"]["text"])
 
 
 def write_request(sample: Sample, task: str, sampling: Sampling) -> Request:

@@ -22,7 +22,7 @@ from pathloom.curate.replies import (
     read_reply,
 )
 from pathloom.curate.words import TAUGHT
-from pathloom.generate.fill import Answers, fill, store_of
+from pathloom.generate.fill import Answers, fill, store_beside
 from pathloom.generate.generator import Request
 from pathloom.generate.store import AnswerStore
 from pathloom.schema import Drop, Event, Sample, Turn
@@ -35,7 +35,7 @@ def run_reason(config: ReasonConfig, inputs: Mapping[str, Path], out: Path) -> d
     """Ask for every training Sample, then write what came of it. Nothing that is in the store is asked again."""
     passed: Counter[str] = Counter()
 
-    with AnswerStore(store_of(out)) as store:
+    with AnswerStore(store_beside(inputs)) as store:
         answers = fill(
             lambda: plan_requests(config, inputs, Counter()), config.teacher, store, _read, config.name
         )

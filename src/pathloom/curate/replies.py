@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -74,24 +74,27 @@ _MAX_STARTS = 32  # opening braces that are tried; bounds the time on a reply th
 
 
 def read_reply(text: str, reply: type[Reply]) -> Reply:
-    """The first JSON object in a text, if it is of the schema; a thought, fence or greeting around it is passed over.
+    """The first JSON object in a text as a reply. Raises ValueError with the reason why it is none."""
+    try:
+        return reply.model_validate(parse_object(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}") from error
 
-    Half an object is none: what is missing could be the answer. Raises ValueError with the reason.
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The first JSON object in a text; a thought, a fence or a greeting around it is passed over.
+
+    Half an object is none: what is missing could be the answer. Raises ValueError.
     """
     text = text.rpartition("</think>")[2]
     fenced = _FENCE.search(text)
     text = fenced[1] if fenced else text
     decoder = json.JSONDecoder()
-    problem = "no JSON object"
     for start in [match.start() for match in re.finditer(r"\{", text)][:_MAX_STARTS]:
         try:
             value, _ = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
-        try:
-            return reply.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            problem = f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}"
-            break
-    raise ValueError(problem)
+        return dict(value)
+    raise ValueError("no JSON object")

@@ -38,6 +38,10 @@ class StepConfig(Record):
     def check(self, where: str) -> None:
         """Anything that can be known before the first stage runs. Raises UserError; `where` names the entry."""
 
+    def keyed(self) -> dict[str, Any]:
+        """The part of this entry that the result depends on: all of it, unless a step says otherwise."""
+        return self.model_dump(mode="json")
+
     def fingerprint(self) -> str:
         """What the result depends on besides this entry, as the content of files that it names."""
         return ""

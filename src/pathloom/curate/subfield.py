@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from pathloom.curate.organ import told
 from pathloom.curate.step import Prepared, Read, StepConfig
-from pathloom.curate.words import SUBFIELDS, subfield_of
+from pathloom.curate.words import SUBFIELDS, subfield_of, words_hash
 from pathloom.schema import Drop, Sample
 from pathloom.stage import UserError
 
@@ -83,7 +83,9 @@ class SubfieldStep(StepConfig):
         read_labels(self.labels)
 
     def fingerprint(self) -> str:
-        """The content of the label files: a correction reruns the stage, a copied file does not."""
+        """The words, or the content of the label files: a correction reruns the stage, a copied file does not."""
+        if self.by == "words":
+            return words_hash()
         return str([hashlib.sha256(path.read_bytes()).hexdigest() for path in self.labels])
 
     def prepare(self, read: Read, inputs: Mapping[str, Path], seed: int) -> Prepared:

@@ -4,6 +4,8 @@ Patho-R1 names five sub-fields and shows ten; the other five are our choice (doc
 pathology books, told apart because none of it may be taught as one of the five.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -34,6 +36,11 @@ _ORGAN_PATTERNS = {name: re.compile(words, re.IGNORECASE) for name, words in ORG
 _SUBFIELD_PATTERNS = {
     name: re.compile("|".join(words), re.IGNORECASE) for name, words in _TABLE["subfields"].items()
 }
+
+
+def words_hash() -> str:
+    """SHA-256 of words.yaml: other words, other labels."""
+    return hashlib.sha256(json.dumps(_TABLE, sort_keys=True).encode()).hexdigest()
 
 
 def subfield_of(text: str) -> str | None:

@@ -5,7 +5,7 @@ a stage depends neither on the order of answers nor on how often the run was kil
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -25,9 +25,9 @@ STORE_FILE = "answers.sqlite"
 _CAPS = tuple(Caps.model_fields)
 
 
-def store_of(out: Path) -> Path:
-    """The store of a runs folder, from the folder in which a stage is at work (runs/.partial/STAGE)."""
-    return out.parents[1] / STORE_FILE
+def store_beside(inputs: Mapping[str, Path]) -> Path:
+    """The store of the runs folder in which a stage's inputs lie."""
+    return next(iter(inputs.values())).parent / STORE_FILE
 
 
 @dataclass
