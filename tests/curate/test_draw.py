@@ -94,5 +94,7 @@ def test_the_facts_say_how_much_of_each_stratum_was_drawn():
     step = DrawStep(step="draw", count=5)
     samples = [choice(n) for n in range(8)] + [choice(9, subfield="ihc"), choice(10, subfield="ihc")]
     facts = step.prepare(lambda: iter(samples), {}, 0).facts
-    assert facts["at_hand"] == {"histopathology / breast": 8, "ihc": 2}
-    assert facts["drawn"] == {"histopathology / breast": 4, "ihc": 1}
+    assert facts["strata"] == {
+        "histopathology / breast": {"at_hand": 8, "drawn": 4},
+        "ihc": {"at_hand": 2, "drawn": 1},
+    }

@@ -1,7 +1,6 @@
 """Step `draw`: a proportional stratified sample, as Patho-R1 takes its questions for reinforcement."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from math import floor
 from pathlib import Path
@@ -54,9 +53,11 @@ class DrawStep(StepConfig):
                 return self.drop(sample, "not_drawn")
             return sample.changed(self.event(" / ".join(self._stratum(sample))))
 
-        strata = {" / ".join(stratum): quota for stratum, quota in sorted(quotas.items())}
-        at_hand: Counter[str] = Counter({" / ".join(s): len(members) for s, members in sorted(found.items())})
-        return Prepared(change, {"drawn": strata, "at_hand": dict(at_hand)})
+        strata = {
+            " / ".join(stratum): {"at_hand": len(members), "drawn": quotas[stratum]}
+            for stratum, members in sorted(found.items())
+        }
+        return Prepared(change, {"strata": strata})
 
     def _fault(self, sample: Sample, seed: int) -> tuple[str, str] | None:
         """(reason, detail) of a Sample that cannot be drawn at all."""

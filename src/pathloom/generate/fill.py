@@ -35,7 +35,7 @@ class Answers(Generic[T]):
     """The answers to the requests of one `fill`, by request.
 
     failures  index of a request that got no answer -> (reason, detail)
-    usage     requests, answers re-used, tokens, money and seconds: for manifest and report
+    usage     requests, those that the store or an equal request answered (`reused`), tokens, money, seconds
     """
 
     asking: Asking
