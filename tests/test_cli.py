@@ -385,3 +385,22 @@ def test_idle_threads_sleep_unless_the_user_wants_them_to_spin(monkeypatch):
 
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    shown = subprocess.run(
+        f"{sys.executable} -m pathloom.cli show prompts | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == "## histopathology / easy / choice\n"
+    assert shown.stderr == ""
+
+
+def test_the_prompts_are_shown_with_their_sources(capsys):
+    assert main(["show", "prompts"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("## ") == 75 + 1
+    assert "tasks.choice: Patho-R1 2025" in shown

@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"pathloom: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `pathloom show prompts | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("pathloom: stopped; the same command goes on from here", file=sys.stderr)
         return 130

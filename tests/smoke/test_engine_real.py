@@ -54,7 +54,13 @@ def recipe(folder: Path, table: Path, url: str, **teacher: Any) -> Path:
             "per_sample": 1,
             "level": "easy",
             "teacher": {
-                "generator": {"endpoint": {"url": url, "model": "SmolLM2", "settings": {"connections": 16}}},
+                "generator": {
+                    "endpoint": {
+                        "url": url,
+                        "model": "SmolLM2",
+                        "settings": {"connections": 16, "timeout_s": 1800},
+                    }
+                },
                 "sampling": {"temperature": 0.2, "max_tokens": 96},
                 "prices": {"SmolLM2": {"prompt": 1.0, "completion": 2.0}},
                 "attempts": 1,
@@ -181,15 +187,15 @@ def test_a_few_go_the_whole_way_and_a_second_run_pays_nothing(tmp_path, data_roo
 
 
 @pytest.mark.slow
-def test_two_hundred_real_captions_with_longer_answers(tmp_path, data_root, smollm2):
-    rows = some(write_table(data_root, tmp_path / "all.jsonl"), 400, tmp_path / "pairs.jsonl")
+def test_more_real_captions_with_longer_answers(tmp_path, data_root, smollm2):
+    rows = some(write_table(data_root, tmp_path / "all.jsonl"), 120, tmp_path / "pairs.jsonl")
     runs = tmp_path / "runs"
     with serving(smollm2) as server:
         path = recipe(
             tmp_path,
             tmp_path / "pairs.jsonl",
             server.url,
-            sampling={"temperature": 0.2, "max_tokens": 256},
+            sampling={"temperature": 0.2, "max_tokens": 200},
             attempts=2,
         )
         assert main(["run", str(path), "--runs", str(runs)]) == 0
