@@ -9,7 +9,7 @@ from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 from pathloom.benchmarks import BENCHMARKS, training_templates
 from pathloom.evaluate.generative import render_text
 from pathloom.images import load_pixels
-from pathloom.schema import Region
+from pathloom.schema import Region, Turn
 from pathloom.stage import UserError
 from pathloom.store import read_samples
 from pathloom.tasks import TASKS, find_task
@@ -225,3 +225,29 @@ def test_a_batch_is_its_rows_side_by_side(phantom_folder):
     assert batch["prompt"] == [rows.row(2)["prompt"], rows.row(0)["prompt"]]
     assert all("<think>" not in completion[0]["content"][0]["text"] for completion in batch["completion"])
     assert [len(images) for images in batch["images"]] == [1, 1]
+
+
+def test_a_conversation_is_learnt_turn_by_turn_and_reasons_before_its_last_answer():
+    earlier = (
+        Turn(question="Which organ?", answer="The colon."),
+        Turn(question="And?", answer="Fused glands."),
+    )
+    sample = make_sample(
+        task="dialogue", earlier=earlier, question="So?", answer="Carcinoma.", reasoning="Glands are fused."
+    )
+    learnt = {}
+    for epoch in range(40):
+        rows = Rows([sample], "cot", augment=False, seed=0)
+        rows.epoch = epoch
+        row = rows.row(0)
+        said = [message["content"][-1]["text"].splitlines()[0] for message in row["prompt"][1:]]
+        learnt[tuple(said)] = row["completion"][0]["content"][0]["text"]
+        pictures = [part["type"] for message in row["prompt"] for part in message["content"]].count("image")
+        assert pictures == 1
+        assert row["prompt"][1]["content"][0]["type"] == "image", "the picture stands in the first question"
+    assert learnt == {
+        ("Which organ?",): "<answer>The colon.</answer>",
+        ("Which organ?", "The colon.", "And?"): "<answer>Fused glands.</answer>",
+        ("Which organ?", "The colon.", "And?", "Fused glands.", "So?"): "<think>Glands are fused.</think>"
+        "<answer>Carcinoma.</answer>",
+    }

@@ -67,9 +67,9 @@ def mix(samples: Sequence[Sample], weights: Mapping[str, float], seed: int) -> l
 class Rows:
     """The transform behind the training set: row numbers in, prompt, completion and pictures out.
 
-    Which template a row is asked in, how its picture is turned and the order of labels depend on (seed, epoch, row)
-    alone, so a resumed run sees what an uninterrupted one would have seen. `epoch` is moved on by the trainer's
-    callback.
+    Which template a row is asked in, how its picture is turned, the order of labels and which turn of a conversation is
+    learnt depend on (seed, epoch, row) alone, so a resumed run sees what an uninterrupted one would have seen. `epoch`
+    is moved on by the trainer's callback.
     """
 
     def __init__(self, samples: Sequence[Sample], style: Style, *, augment: bool, seed: int) -> None:
@@ -97,6 +97,8 @@ class Rows:
         if task.any_order:
             order = rng.permutation(len(sample.choices))
             sample = sample.model_copy(update={"choices": tuple(sample.choices[place] for place in order)})
+        if sample.earlier:
+            sample = at_turn(sample, int(rng.integers(len(sample.earlier) + 1)))
         return {
             "prompt": task.render(sample, template, self.style).messages(),
             "completion": [
@@ -105,6 +107,21 @@ class Rows:
             "images": pictures,
             "template": template,
         }
+
+
+def at_turn(sample: Sample, turn: int) -> Sample:
+    """A conversation up to its `turn`-th question, from 0. The reasoning leads to the last answer and stays with it."""
+    if turn == len(sample.earlier):
+        return sample
+    asked = sample.earlier[turn]
+    return sample.model_copy(
+        update={
+            "question": asked.question,
+            "answer": asked.answer,
+            "earlier": sample.earlier[:turn],
+            "reasoning": None,
+        }
+    )
 
 
 def _text(text: str) -> list[dict[str, str]]:
