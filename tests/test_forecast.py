@@ -79,6 +79,16 @@ def test_with_some_answers_it_counts_what_is_left_in_their_measure(recipe, tmp_p
     assert f"about {prompts / 1e6 + 600 * 10 / 1e6:,.2f} in money" in found[2]
 
 
+def test_the_answers_of_another_kind_are_no_measure(recipe, tmp_path, monkeypatch):
+    """A step that asks for one word must not make reports look cheap."""
+    asked(monkeypatch)
+    runs = tmp_path / "runs"
+    with pytest.raises(UserError, match="max_requests"):
+        run_recipe(load_recipe(recipe, ["reasoning.teacher.max_requests=4"]), runs, say=lambda line: None)
+    found = lines(recipe, runs, "reasoning.tasks=[choice]")
+    assert "and 5,000 completion tokens (every answer as long as max_tokens allows)" in found[2]
+
+
 def test_a_cap_that_would_stop_the_stage_is_named(recipe, tmp_path):
     found = lines(
         recipe,
@@ -112,3 +122,25 @@ def test_two_asking_stages_are_summed_up(recipe, tmp_path):
     again = text[text.index("  - name: reasoning") :].replace("name: reasoning", "name: second")
     recipe.write_text(text + again)
     assert lines(recipe, tmp_path / "runs")[-1].startswith("  together: 20 requests, ")
+
+
+def test_what_would_keep_it_from_running_is_said_and_the_rest_is_forecast(recipe, tmp_path):
+    text = recipe.read_text().replace(
+        "  - name: reasoning",
+        """  - name: kept
+    kind: curate
+    samples: [pairs]
+    steps: [{step: reviewed, files: [nowhere.jsonl]}]
+  - name: reasoning""",
+    )
+    recipe.write_text(text)
+    found = lines(recipe, tmp_path / "runs")
+    assert any("at most 10 requests" in line for line in found)
+    assert found[-2] == "before it can run:"
+    assert "nowhere.jsonl is no file" in found[-1]
+
+
+def test_without_its_table_a_recipe_is_listed_and_the_table_asked_for(recipe, tmp_path):
+    found = lines(recipe, tmp_path / "runs", "pairs.table=nowhere.jsonl")
+    assert found[1] == "  pairs (ingest): to do"
+    assert found[-1] == "  pairs.table: nowhere.jsonl is not a file"

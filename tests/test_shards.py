@@ -1,4 +1,7 @@
+import json
 import os
+import pickle
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +9,7 @@ import pytest
 from tests.fixtures import noting, write_tiles
 
 from pathloom import shards
+from pathloom.ingest.pairs import PairsConfig
 from pathloom.ingest.phantom import PhantomConfig
 from pathloom.ingest.tiles import TilesConfig
 from pathloom.shards import run_ingest
@@ -21,6 +25,13 @@ def phantoms(number: int) -> PhantomConfig:
         train={"presence": number},
         test={"presence": 1},
     )
+
+
+def captions(folder: Path, number: int) -> PairsConfig:
+    table = folder / f"{number}.jsonl"
+    rows = [{"id": str(n), "caption": f"Colon, H&E: fused glands {n}."} for n in range(number)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return PairsConfig(name="pairs", kind="ingest", source="pairs", table=table, images="ignored")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -52,6 +63,40 @@ def test_processes_give_the_same_bytes_as_one(tmp_path, monkeypatch):
     assert counts[0] == counts[1]
     assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
     assert len(list((tmp_path / "1" / "samples").iterdir())) == 3
+
+
+@pytest.mark.usefixtures("two_units_a_shard")
+def test_a_worker_gets_the_configuration_once_and_then_only_its_units(tmp_path, monkeypatch):
+    at_start: list[int] = []
+    of_shards: list[int] = []
+
+    class Measured(ProcessPoolExecutor):
+        def __init__(self, *given: Any, initargs: tuple[Any, ...] = (), **options: Any) -> None:
+            at_start.append(len(pickle.dumps(initargs)))
+            super().__init__(*given, initargs=initargs, **options)
+
+        def submit(self, *given: Any, **options: Any) -> Future[Any]:
+            of_shards.append(len(pickle.dumps((given, options))))
+            return super().submit(*given, **options)
+
+    monkeypatch.setattr(shards, "ProcessPoolExecutor", Measured)
+    largest = []
+    for number in (4, 200):
+        source = captions(tmp_path, number)
+        source.check()
+        for cores in (1, 2):
+            monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+            run_ingest(source, tmp_path / f"{number} on {cores}")
+        assert len(of_shards) == number // 2
+        largest.append(max(of_shards))
+        of_shards.clear()
+        assert files_of(tmp_path / f"{number} on 1") == files_of(tmp_path / f"{number} on 2")
+        assert [s.id for s in read_samples(tmp_path / f"{number} on 2")] == [
+            f"pairs/{n}" for n in range(number)
+        ]
+
+    assert largest[1] < largest[0] + 20, "offsets of more digits, but no list of all rows"
+    assert at_start[1] < at_start[0] + 20
 
 
 @pytest.mark.usefixtures("two_units_a_shard")

@@ -188,7 +188,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if report is not None:
         from pathloom.evaluate.summary import terminal_summary
 
-        print(terminal_summary(report / "report.json"))
+        summary = terminal_summary(report / "report.json")
+        if summary:
+            print(summary)
         print(f"report: {report / 'report.html'}")
     return 0
 

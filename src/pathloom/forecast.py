@@ -3,19 +3,21 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pathloom.curate.config import ReasonConfig
 from pathloom.curate.forecast import Forecast, forecasts
 from pathloom.generate.fill import STORE_FILE
 from pathloom.ingest.source import IngestConfig
 from pathloom.recipe import Recipe
 from pathloom.run import PlannedStage, plan
-from pathloom.stage import StageConfig
+from pathloom.stage import StageConfig, UserError
 
 
 def plan_lines(recipe: Recipe, runs: Path) -> Iterator[str]:
-    """A line for each stage, and a total where more than one asks. Raises UserError for what `run` would refuse."""
-    for config in recipe.stages:
-        config.check()
+    """A line for each stage, then what `run` would refuse, and a total where more than one asks. Raises UserError where
+    the stages cannot even be listed, or a price is missing for a cap on money.
+    """
     stages = plan(recipe, runs)
+    refused = dict.fromkeys(refusal for config in recipe.stages if (refusal := _refusal(config)))
     planned = {stage.config.name: stage for stage in stages}
     asked: list[Forecast] = []
     yield f"{recipe.name}: {recipe.description}"
@@ -25,15 +27,23 @@ def plan_lines(recipe: Recipe, runs: Path) -> Iterator[str]:
         if stage.done:
             yield head
         elif isinstance(config, IngestConfig):
-            yield f"{head}, {len(config.plan()):,} units"
+            units = _units(config, planned)
+            yield head if units is None else f"{head}, {units:,} units"
         else:
             found = _forecasts(config, planned, runs)
-            yield head if not found or found[0].what else f"{head}, {_in_words(found[0])}"
+            if found and not found[0].what:
+                head = f"{head}, {_in_words(found[0])}"
+            elif isinstance(config, ReasonConfig):
+                head = f"{head}, requests unknown until its sources can be read"
+            yield head
             for each in found:
                 if each.what:
                     yield f"    {each.what}: {_in_words(each)}"
                 yield from _caps(each)
             asked += found
+    if refused:
+        yield "before it can run:"
+        yield from (f"  {refusal}" for refusal in refused)
     if len(asked) > 1:
         costs = [each.cost for each in asked if each.cost is not None]
         tokens = sum(each.prompt_tokens + each.completion_tokens for each in asked)
@@ -41,21 +51,36 @@ def plan_lines(recipe: Recipe, runs: Path) -> Iterator[str]:
         yield f"  together: {sum(each.requests - each.stored for each in asked):,} requests, {tokens:,} tokens{money}"
 
 
+def _refusal(config: StageConfig) -> str:
+    """Why a stage cannot run yet; "" where it can. What it would cost can be told all the same."""
+    try:
+        config.check()
+    except UserError as error:
+        if isinstance(config, ReasonConfig):  # a price table that does not hold the model
+            raise
+        return str(error)
+    return ""
+
+
 def _forecasts(config: StageConfig, planned: Mapping[str, PlannedStage], runs: Path) -> list[Forecast]:
     names = getattr(config, "samples", ())
     if all(planned[name].done for name in names):
         inputs = {name: planned[name].folder for name in names}
         return forecasts(config, inputs, 0, runs / STORE_FILE)
-    most = sum(_units(planned[name].config, planned) for name in names)
-    return forecasts(config, None, most, runs / STORE_FILE)
+    counts = [_units(planned[name].config, planned) for name in names]
+    known = [count for count in counts if count is not None]
+    return forecasts(config, None, sum(known), runs / STORE_FILE) if len(known) == len(counts) else []
 
 
-def _units(config: StageConfig, planned: Mapping[str, PlannedStage]) -> int:
-    """Units of the sources behind a stage: as many Samples at the most, for sources with one Sample a unit."""
+def _units(config: StageConfig, planned: Mapping[str, PlannedStage]) -> int | None:
+    """Units of the sources behind a stage: as many Samples at the most, for sources with one Sample a unit. None where
+    a source cannot be read yet.
+    """
     if isinstance(config, IngestConfig):
-        return len(config.plan())
-    names = getattr(config, "samples", ())
-    return sum(_units(planned[name].config, planned) for name in names)
+        return None if _refusal(config) else len(config.plan())
+    counts = [_units(planned[name].config, planned) for name in getattr(config, "samples", ())]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _in_words(each: Forecast) -> str:

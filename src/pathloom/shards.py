@@ -18,6 +18,9 @@ from pathloom.store import count_records, shard_is_written, write_shard
 
 UNITS_PER_SHARD = 256
 
+_workers_config: IngestConfig | None = None
+"""What a worker process reads with; None in every other process."""
+
 
 def run_ingest(config: IngestConfig, out: Path) -> dict[str, Any]:
     """Read all units of a source into `out`; returns counts of Samples by split and task, and Drops by reason."""
@@ -45,8 +48,20 @@ def _read_all(config: IngestConfig, shards: Sequence[Sequence[Any]]) -> Iterator
         return
     # spawn: the parent may hold threads of other libraries, which a fork would copy in a locked state
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(_read_shard, [config] * len(shards), shards)
+    # A worker gets the configuration once: it may be large, and there are many shards.
+    pooled = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(config,))
+    with pooled as pool:
+        yield from pool.map(_read_in_worker, shards)
+
+
+def _start_worker(config: IngestConfig) -> None:
+    global _workers_config
+    _workers_config = config
+
+
+def _read_in_worker(units: Sequence[Any]) -> list[Sample | Drop]:
+    assert _workers_config is not None, "_start_worker ran first"
+    return _read_shard(_workers_config, units)
 
 
 def _read_shard(config: IngestConfig, units: Sequence[Any]) -> list[Sample | Drop]:

@@ -7,10 +7,11 @@ from itertools import combinations
 
 import pytest
 from tests.curate.written import real_captions
-from tests.fixtures import encoded, make_image, make_sample
+from tests.fixtures import encoded, make_image, make_sample, noting
 
 from pathloom.curate.apart import ApartStep
 from pathloom.curate.draw import DrawStep
+from pathloom.curate.duplicates import MAX_BUCKET, NUM_BANDS, Shingles
 from pathloom.images import load_pixels
 from pathloom.schema import Drop, Image, Origin, Sample
 from pathloom.store import write_samples
@@ -105,6 +106,44 @@ def test_nothing_to_stay_apart_from_keeps_all(tmp_path):
     records, facts = apart(tmp_path, [item("a", 1)], [])
     assert isinstance(records[0], Sample)
     assert facts["others"] == 0
+
+
+def test_one_question_on_two_pictures_is_no_overlap_unless_both_reason(tmp_path):
+    asked = {"question": f"{LONG}?", "reasoning": None, "context": ""}
+    theirs = [item("a", 1, **asked), item("b", 2, **{**asked, "reasoning": f"{LONG} here."})]
+    ours = [
+        item("c", 3, **asked),
+        item("d", 4, **{**asked, "context": LONG}),
+        item("e", 5, **{**asked, "reasoning": f"{LONG} here."}),
+        item("f", 6, **{**asked, "context": "x"}),
+    ]
+    records, _ = apart(tmp_path, ours, [*theirs, item("g", 7, **{**asked, "context": LONG})])
+
+    assert [r.sample_id for r in records if isinstance(r, Drop)] == ["d", "e"]
+    assert [r.detail for r in records if isinstance(r, Drop)] == ["as g", "as b"]
+
+
+def from_template(number: int) -> str:
+    """Two words of a hundred are free: Jaccard 0.81 with its like."""
+    words = [f"word{place}" for place in range(100)]
+    words[20], words[80] = f"free{number}", f"open{number}"
+    return " ".join(words)
+
+
+def test_a_copy_among_many_texts_of_one_template_is_found_and_few_are_measured(tmp_path, monkeypatch):
+    measured: list[int] = []
+    note = noting(lambda _, rows, shingles: measured.append(len(rows)), Shingles.jaccards)
+    monkeypatch.setattr(Shingles, "jaccards", note)
+    theirs = [item(f"t{n}", n % 5, context=from_template(n), reasoning=None) for n in range(2500)]
+    copy = item("copy", 6, context=from_template(2400).upper(), reasoning=None)
+    like = item("like", 6, context=from_template(9999), reasoning=None)
+
+    (found, kept), _ = apart(tmp_path, [copy, like], theirs, threshold=0.9, by=("text",))
+
+    assert isinstance(found, Drop)
+    assert found.detail == "as t2400"
+    assert kept is like
+    assert all(count <= NUM_BANDS * MAX_BUCKET for count in measured)
 
 
 def words(text: str) -> set[tuple[str, ...]]:

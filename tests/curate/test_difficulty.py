@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tests.curate.test_subfield import write_features
 from tests.fixtures import grouped
 
-from pathloom.curate import difficulty
+from pathloom.curate import difficulty, words
 from pathloom.curate.difficulty import DifficultyStep, num_terms
 from pathloom.curate.step import Prepared
 from pathloom.schema import Drop, Level, Sample
@@ -199,3 +199,11 @@ def test_an_impossible_entry_is_refused(fields):
 
 def test_the_stages_of_features_are_needed():
     assert DifficultyStep(step="difficulty", features=("seen", "read")).needs() == ("seen", "read")
+
+
+def test_other_words_are_another_key(monkeypatch):
+    step = DifficultyStep(step="difficulty", features=("seen",))
+    before = step.fingerprint()
+    monkeypatch.setattr(words, "_TABLE", {"organs": {}, "subfields": {}})
+
+    assert step.fingerprint() != before

@@ -9,7 +9,7 @@ from tests.curate.faults import near_duplicate
 from tests.curate.written import clean_samples, real_captions
 from tests.fixtures import make_sample
 
-from pathloom.curate.duplicates import NearDuplicatesStep, text_of
+from pathloom.curate.duplicates import NearDuplicatesStep, Shingles, shingles_of_text, text_of
 from pathloom.schema import Drop, Sample
 
 WORDS = np.array([f"word{number}" for number in range(4000)])
@@ -80,6 +80,29 @@ def test_samples_without_reasoning_are_compared_only_on_demand():
 def test_an_empty_set_and_a_repeated_id_are_no_error():
     assert dropped([]) == {}
     assert dropped([written("a", text(1)), written("a", text(1))]) == {}
+
+
+def test_a_second_sample_of_an_id_is_left_alone_unless_its_words_are_the_same():
+    samples = [written("x", text(1)), written("a", text(1)), written("a", text(2)), written("a", text(1))]
+    step = NearDuplicatesStep(step="near_duplicates")
+    prepared = step.prepare(lambda: iter(samples), {}, 0)
+
+    records = [prepared.change(sample) for sample in samples]
+
+    assert [isinstance(record, Drop) for record in records] == [False, True, False, True]
+
+
+def test_the_likeness_to_many_is_that_to_each():
+    texts = Shingles()
+    for number in range(4):
+        texts.add(shingles_of_text(" ".join([*text(1).split()[: number * 30], *text(number + 2).split()])))
+    one = shingles_of_text(text(1))
+    texts.add(one)
+
+    many = texts.jaccards(np.arange(4), one)
+
+    assert many.tolist() == [texts.jaccard(row, 4) for row in range(4)]
+    assert many[0] == 0 < many[1] < many[2] < many[3]
 
 
 def test_the_result_does_not_depend_on_the_seed():

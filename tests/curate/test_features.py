@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as PILImage
-from tests.fixtures import make_image, make_sample
+from tests.fixtures import make_image, make_sample, noting
 from tests.models.test_embed import needs_minilm, needs_probe
 
 from pathloom.curate import features as module
@@ -78,10 +78,27 @@ def test_each_sample_finds_its_own_row(run, encoder, tmp_path):
     features = read_features(tmp_path / "out")
     assert counts == {"features": 10, "dim": 3, "encoder": "mean (weights 1)", "missing": {}}
     assert features.encoder == "mean (weights 1)"
-    assert features.matrix.dtype == np.float32
+    assert features.of(["s0"]).dtype == np.float32
     assert encoder.calls == [4, 4, 2]
     for index in (0, 5, 9):
         assert np.allclose(features.of([f"s{index}"])[0], mean_of(samples[index]), atol=1e-4)
+
+
+def test_vectors_come_in_the_order_asked_for_and_only_the_shards_that_hold_them_are_read(
+    run, encoder, tmp_path, monkeypatch
+):
+    samples = figures(10)
+    run(samples)
+    features = read_features(tmp_path / "out")
+    read: list[str] = []
+    monkeypatch.setattr(np, "load", noting(lambda path: read.append(path.name), np.load))
+
+    vectors = features.of(["s9", "s1", "s8", "s1"])
+
+    assert read == ["00000.npz", "00002.npz"], "a stage of millions is never in memory as a whole"
+    assert np.allclose(vectors, [mean_of(samples[index]) for index in (9, 1, 8, 1)], atol=1e-4)
+    with pytest.raises(KeyError, match="s10"):
+        features.of(["s10"])
 
 
 def mean_of(sample: Sample) -> np.ndarray:
@@ -133,7 +150,7 @@ def test_a_sample_in_two_stages_is_embedded_once(encoder, tmp_path):
 
 def test_no_samples_give_an_empty_matrix(run, encoder, tmp_path):
     assert run([])["features"] == 0
-    assert read_features(tmp_path / "out").matrix.shape == (0, 3)
+    assert read_features(tmp_path / "out").of([]).shape == (0, 3)
 
 
 KILLED = """
@@ -185,7 +202,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_shard(encoder, tmp_path):
     run_embed(config(), {"in": tmp_path / "in"}, whole)
     ours, theirs = read_features(out), read_features(whole)
     assert ours.rows == theirs.rows
-    assert np.array_equal(ours.matrix, theirs.matrix)
+    assert np.array_equal(ours.of(ours.rows), theirs.of(theirs.rows))
 
 
 def test_shards_of_other_weights_are_never_mixed(run, encoder, tmp_path):

@@ -11,9 +11,10 @@ from tests.curate.faults import FAULTS
 from tests.curate.written import clean_samples, held_out, real_captions
 from tests.fixtures import make_sample
 
-from pathloom.curate import config
+from pathloom.curate import config, reasoning
 from pathloom.curate.curate import run_curate
 from pathloom.curate.entities import Support, entities
+from pathloom.curate.prompts import Level, levels
 from pathloom.curate.reasoning import RULES, ReasoningFilterStep, sentences
 from pathloom.schema import Drop, Event, Sample, Turn
 from pathloom.store import read_samples, write_shard
@@ -288,3 +289,10 @@ def test_planted_faults_on_real_captions_are_found(halves, half):
         assert len(rows) >= 60
 
     assert {name: recall for name, recall in found.items() if recall < 0.95} == {}
+
+
+def test_other_bounds_of_a_level_are_another_key(monkeypatch):
+    before = STEP.fingerprint()
+    monkeypatch.setattr(reasoning, "levels", lambda: {**levels(), "hard": Level(9, 12)})
+
+    assert STEP.fingerprint() != before

@@ -40,6 +40,8 @@ def test_the_object_is_found_in_what_stands_around_it(text):
     [
         ("", "no JSON object"),
         ("I cannot see the image.", "no JSON object"),
+        (f"<think> a draft: {TEXT} but wait, I should", "never closed"),
+        (f"<think>one</think> {TEXT[:9]} <think> {TEXT}", "never closed"),
         (TEXT[: len(TEXT) // 2], "no JSON object"),
         (TEXT[:-1], "no JSON object"),
         ("{" * 100_000, "no JSON object"),

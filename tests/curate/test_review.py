@@ -87,7 +87,7 @@ def test_no_text_of_a_sample_leaves_the_data(tmp_path):
     assert not re.search("[\x00-\x08\x0b-\x1f]", text)
     item = page_of(tmp_path / "p.html")["items"][0]
     assert item["id"] == sample.id
-    assert item["context"] == HOSTILE.replace("\x00", "\u2400").replace("\x1b", "\u241b")
+    assert item["context"] == HOSTILE.translate({0: "\u2400", 0x1B: "\u241b", 0x2028: "\ufffd"})
 
 
 def test_what_hides_or_reorders_text_is_made_visible_and_long_text_is_cut(tmp_path):
@@ -98,6 +98,34 @@ def test_what_hides_or_reorders_text_is_made_visible_and_long_text_is_cut(tmp_pa
     (item,) = page_of(tmp_path / "p.html")["items"]
     assert item["context"] == "a\ufffdb\nc\td"
     assert item["question"].endswith("x [7 more characters are not shown]")
+
+
+def test_every_character_that_hides_or_reorders_text_is_made_visible(tmp_path):
+    codes = [
+        0x200B,
+        0x200E,
+        0x200F,
+        0x061C,
+        0x2060,
+        0xFEFF,
+        0xAD,
+        0x2028,
+        0x2029,
+        0x202E,
+        0x2067,
+        0xE0041,
+        0x85,
+    ]
+    text = "".join(f"{chr(code)}g" for code in codes)
+    sample = make_sample(
+        "s", context=text, question="\u00b5 \u03b2-catenin \u00d7 40, \u2265 3 \u4e2d\n\t\x7f"
+    )
+
+    write_page([sample], tmp_path / "p.html", field="keep", title="T")
+
+    (item,) = page_of(tmp_path / "p.html")["items"]
+    assert item["context"] == "\ufffdg" * len(codes)
+    assert item["question"] == sample.question.replace("\x7f", "\u2421")
 
 
 def test_the_policy_allows_this_page_s_own_script_and_style_only(page):

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from tests.fixtures import grouped
+from tests.curate.reviews import NOON, decided
+from tests.fixtures import grouped, noting
 
+from pathloom.curate import subfield
 from pathloom.curate.features import ABOUT_FILE
 from pathloom.curate.step import Prepared
-from pathloom.curate.subfield import SubfieldStep, read_labels
+from pathloom.curate.subfield import HandLabel, SubfieldStep, read_labels
 from pathloom.curate.words import SUBFIELDS
 from pathloom.schema import Drop, Sample
 from pathloom.stage import UserError
@@ -121,13 +123,13 @@ def test_a_hand_label_stands_against_the_prediction_and_names_the_reviewer(world
     review = write_labels(
         tmp_path / "review.jsonl",
         [
-            {"sample_id": "s59", "field": "subfield", "value": "cytology", "reviewer": "dr a", "note": "see"},
-            {"sample_id": "s58", "field": "organ", "value": "lung", "reviewer": "dr a"},
-            {"sample_id": "s00", "field": "subfield", "value": "cytology", "reviewer": "dr b"},
+            decided("s59", "cytology", "dr a", note="see"),
+            decided("s58", "lung", "dr a", field="organ"),
+            decided("s00", "cytology", "dr b"),
         ],
     )
 
-    _, results = classify(samples, folder, [seed, review])
+    _, results = classify(samples, folder, [review, seed])
 
     assert results[59].subfield == "cytology"
     assert (results[59].history[-1].note, results[59].history[-1].reviewer) == (
@@ -135,7 +137,7 @@ def test_a_hand_label_stands_against_the_prediction_and_names_the_reviewer(world
         "dr a",
     )
     assert results[58].subfield == truth["s58"]
-    assert results[0].subfield == "cytology", "the later file wins"
+    assert results[0].subfield == "cytology", "a review wins over a seed"
 
 
 def test_a_correction_changes_the_predictions(world, tmp_path):
@@ -257,6 +259,7 @@ def test_groups_that_nothing_can_be_held_out_of_are_untested(world, tmp_path):
         ('{"value": "ihc"}', "line 2: a label needs sample_id and value"),
         ('{"sample_id": "a", "val', "line 2: not JSON"),
         ('["a", "ihc"]', "line 2: not an object"),
+        ('{"sample_id": "a", "value": "ihc", "reviewer": "Ada"}', "line 2: .*as the review page exports it"),
     ],
 )
 def test_a_line_that_is_no_label_is_named(tmp_path, line, message):
@@ -267,10 +270,49 @@ def test_a_line_that_is_no_label_is_named(tmp_path, line, message):
         read_labels([path])
 
 
+def test_the_majority_of_the_reviewers_decides_and_not_the_alphabet(tmp_path):
+    lines = [
+        decided("a", "ihc", "Ada"),
+        decided("a", "ihc", "Bob"),
+        {**decided("a", "gross", "Zoe"), "decided_at": "2019-01-02T12:00:00Z"},
+    ]
+    path = write_labels(tmp_path / "r.jsonl", lines)
+
+    assert read_labels([path]).of == {"a": HandLabel("ihc", "Ada, Bob")}
+
+
+def test_the_latest_decision_of_a_reviewer_counts_in_whatever_file_it_stands(tmp_path):
+    late = write_labels(tmp_path / "1.jsonl", [decided("a", "ihc", "Ada")])
+    early = {**decided("a", "gross", "Ada"), "decided_at": NOON.replace("2026", "2020")}
+
+    labels = read_labels([late, write_labels(tmp_path / "2.jsonl", [early])])
+
+    assert labels.of == {"a": HandLabel("ihc", "Ada")}
+
+
+def test_a_label_without_a_majority_is_not_used_and_counted(world, tmp_path):
+    samples, folder, truth = world
+    lines = [*hand(seed_of(truth)), decided("s00", "cytology", "Ada"), decided("s00", "ihc", "Bob")]
+
+    prepared, results = classify(samples, folder, write_labels(tmp_path / "s.jsonl", lines))
+
+    assert (prepared.facts["labels_undecided"], prepared.facts["by_hand"]) == (1, 11)
+    assert results[0].history[-1].note.startswith("subfield histopathology, probability")
+
+
+def test_a_note_with_another_line_separator_and_a_byte_order_mark_are_no_fault(tmp_path):
+    text = json.dumps(decided("a", "ihc", note="one\u2028two\x85three"), ensure_ascii=False) + "\r\n"
+    seed = json.dumps(hand({"b": "gross"})[0]) + "\n"
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\xef\xbb\xbf" + seed.encode())
+
+    assert read_labels([path]).of == {"a": HandLabel("ihc", "Ada"), "b": HandLabel("gross")}
+
+
 def test_every_sub_field_is_a_label(tmp_path):
     path = write_labels(tmp_path / "s.jsonl", hand({name: name for name in SUBFIELDS}))
 
-    assert {label.value for label in read_labels([path]).values()} == set(SUBFIELDS)
+    assert {label.value for label in read_labels([path]).of.values()} == set(SUBFIELDS)
 
 
 def test_too_few_examples_are_named_with_the_cure(world, tmp_path):
@@ -291,6 +333,7 @@ def test_a_missing_label_file_is_named(tmp_path):
 
     with pytest.raises(UserError, match=r"here.labels: .*none.jsonl is not a file"):
         step.check("here")
+    assert step.fingerprint() == "['']", "a recipe can be shown before its labels are there"
 
 
 @pytest.mark.parametrize(
@@ -308,15 +351,16 @@ def test_an_impossible_entry_is_refused(fields, message):
         SubfieldStep(step="subfield", **fields)
 
 
-def test_the_fingerprint_follows_the_content_of_the_labels(tmp_path):
-    def fingerprint(path: Path) -> str:
-        return SubfieldStep(step="subfield", by="classifier", features="seen", labels=(path,)).fingerprint()
+def test_the_key_follows_the_content_of_the_labels_and_not_their_name(tmp_path):
+    def key(path: Path) -> tuple[Any, str]:
+        step = SubfieldStep(step="subfield", by="classifier", features="seen", labels=(path,))
+        return step.keyed(), step.fingerprint()
 
     first = write_labels(tmp_path / "a.jsonl", hand({"a": "ihc"}))
     copy = write_labels(tmp_path / "b.jsonl", hand({"a": "ihc"}))
     other = write_labels(tmp_path / "c.jsonl", hand({"a": "gross"}))
 
-    assert fingerprint(first) == fingerprint(copy) != fingerprint(other)
+    assert key(first) == key(copy) != key(other)
     step: Callable[..., SubfieldStep] = SubfieldStep
     assert step(step="subfield", by="classifier", features="seen", labels=(first,)).needs() == ("seen",)
     assert step(step="subfield", by="words").needs() == ()
@@ -327,3 +371,18 @@ def test_the_same_seed_gives_the_same_probabilities(world, tmp_path):
     seed = write_labels(tmp_path / "s.jsonl", hand(seed_of(truth)))
 
     assert classify(samples, folder, seed)[1] == classify(samples, folder, seed)[1]
+
+
+def test_sub_fields_are_predicted_in_blocks(world, tmp_path, monkeypatch):
+    samples, folder, truth = world
+    seed = write_labels(tmp_path / "s.jsonl", hand(seed_of(truth)))
+    _, whole = classify(samples, folder, seed)
+    sizes: list[int] = []
+    monkeypatch.setattr(subfield, "ROWS_PER_BLOCK", 10)
+    predict = noting(lambda _, features: sizes.append(len(features)), subfield.predict)
+    monkeypatch.setattr(subfield, "predict", predict)
+
+    _, results = classify(samples[::-1], folder, seed)
+
+    assert sizes == [10, 10, 10, 10, 8]
+    assert [one.history[-1].note for one in results[::-1]] == [one.history[-1].note for one in whole]

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from pathloom.evaluate.report import Comparison, Confusion, Curve, Example, Report, Row, write_report
 from pathloom.evaluate.report_drawing import Scale, draw_chart, format_duration, format_number
+from pathloom.evaluate.report_records import DataStage, Table
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">"\'{{ 7*7 }}'
 
@@ -390,4 +391,19 @@ def test_numbers_read_as_a_person_writes_them():
         "1 min 00 s",
         "12 min 04 s",
         "3 h 20 min",
+    ]
+
+
+def test_the_heads_of_a_markdown_table_are_cells_too(tmp_path: Path):
+    table = Table(title="t", columns=("", "lung, left", "a|b", "<b>"), rows=(("x", "1", "2", "3"),))
+    data = DataStage(stage="s", kind="curate", kept={}, drops={}, tables=(table,), written=())
+
+    _, _, markdown = written(tmp_path, data=(data,))
+
+    lines = markdown.splitlines()
+    head = next(index for index, line in enumerate(lines) if "lung" in line)
+    assert lines[head : head + 3] == [
+        "|  | lung, left | a\\|b | &lt;b> |",
+        "| --- | --- | --- | --- |",
+        "| x | 1 | 2 | 3 |",
     ]

@@ -98,6 +98,19 @@ def test_a_sample_is_shown_with_all_that_it_teaches_and_who_wrote_it(tmp_path):
     assert "data:image/" in html
 
 
+def test_who_labelled_or_reviewed_a_sample_did_not_write_it(tmp_path):
+    history = (
+        Event(step="curate.subfield", version=1, model="logistic regression"),
+        Event(step="curate.reviewed", version=1, reviewer="Ada"),
+    )
+    by_model = Event(step="reason", version=1, model="m")
+    samples = [written(1, history=history), written(2, history=(*history, by_model))]
+
+    found = data_stage("s", stage(tmp_path / "s", samples), 2)
+
+    assert [item.by for item in found.written] == ["", "m"]
+
+
 def test_a_sample_without_a_readable_picture_is_shown_without(tmp_path):
     broken = make_image().model_copy(update={"data": b"no picture"})
     html = page(tmp_path, stage(tmp_path / "s", [written(1, images=()), written(2, images=(broken,))]))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pathloom.generate.ask import UNREADABLE, Outcome, ask, recall
+from pathloom.generate.ask import UNREADABLE, Outcome, ask, recall, stored_attempts
 from pathloom.generate.budget import Budget, Caps, Price
 from pathloom.generate.echo import Echo
 from pathloom.generate.generator import Generation, Message, Request, Sampling
@@ -72,16 +72,18 @@ def test_recall_gives_what_asking_gave_and_asks_nothing(tmp_path):
     echo = Echo(lambda asked: "x" if "not" in asked.messages[0].text else "7")
     outcomes = run(requests, echo, tmp_path / "s")
     with AnswerStore(tmp_path / "s") as store:
+
+        def recalled(asked: Request, attempts: int) -> Outcome[int] | None:
+            stored = [answer for _, answer in stored_attempts(asked, "echo", store, attempts)]
+            return recall(asked, stored, number, attempts)
+
         for outcome, asked in zip(outcomes, requests, strict=True):
-            again = recall(asked, "echo", store, number, 2)
+            again = recalled(asked, 2)
             assert again is not None
-            assert (again.value, again.reason, again.detail) == (
-                outcome.value,
-                outcome.reason,
-                outcome.detail,
-            )
-        assert recall(request("never asked"), "echo", store, number, 2) is None
-        assert recall(requests[1], "echo", store, number, 3) is None, "one attempt more is still to be asked"
+            assert again.value == outcome.value
+            assert (again.reason, again.detail) == (outcome.reason, outcome.detail)
+        assert recalled(request("never asked"), 2) is None
+        assert recalled(requests[1], 3) is None, "one attempt more is still to be asked"
 
 
 def test_equal_requests_are_asked_once(tmp_path):

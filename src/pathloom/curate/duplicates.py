@@ -5,10 +5,12 @@ The library datasketch (MIT) does the same; hashing and banding are a few lines 
 every band, and one dependency less is worth more.
 """
 
+import hashlib
 import re
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -26,8 +28,11 @@ NUM_BANDS, BAND_ROWS = 20, 6
 """120 permutations. Two texts of Jaccard J meet in a band with probability 1 - (1 - J^6)^20: 0.998 at 0.8, 0.61 at 0.6,
 0.27 at 0.5. So a threshold below 0.7 misses many pairs."""
 
-_MARGIN = 0.15
+MARGIN = 0.15
 """Estimates below the threshold by more are not verified: four standard errors, sqrt(0.8 x 0.2 / 120) = 0.037."""
+
+MAX_BUCKET = 64
+"""Texts that one bucket remembers; ours."""
 
 
 class NearDuplicatesStep(StepConfig):
@@ -40,9 +45,12 @@ class NearDuplicatesStep(StepConfig):
     Memory: 4 bytes for each permutation and each word of a Sample, 0.5 kB and about 1 kB. Texts from templates fill a
     few buckets; a bucket takes at most `max_bucket` kept Samples, so that each Sample meets at most 20 times as many.
     What meets only in a full bucket is missed: this errs to the side of keeping.
+
+    A second Sample of an id is not compared and left alone, unless its words are those of the first: then both share
+    one fate.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     step: Literal["near_duplicates"]
     threshold: float = Field(
@@ -51,7 +59,7 @@ class NearDuplicatesStep(StepConfig):
         le=1,
         description="Jaccard of 5-word shingles; the value is ours, usual for web text",
     )
-    max_bucket: int = Field(default=64, ge=1, description="kept Samples that one bucket remembers")
+    max_bucket: int = Field(default=MAX_BUCKET, ge=1, description="kept Samples that one bucket remembers")
     reasoned_only: bool = Field(
         default=True,
         description="leave Samples without reasoning alone: one question and answer on two pictures are no duplicate",
@@ -61,28 +69,29 @@ class NearDuplicatesStep(StepConfig):
         kept_of = self._duplicates(read, seed)
 
         def change(sample: Sample) -> Sample | Drop:
-            if sample.id not in kept_of:
+            found = kept_of.get(sample.id)
+            if found is None or found.digest != digest_of(_compared_shingles(sample)):
                 return sample
-            kept, jaccard = kept_of[sample.id]
-            return self.drop(sample, "near_duplicate", f"of {kept} (Jaccard {jaccard:.2f})")
+            return self.drop(sample, "near_duplicate", f"of {found.kept} (Jaccard {found.jaccard:.2f})")
 
         return Prepared(change, {"near_duplicates": len(kept_of)})
 
-    def _duplicates(self, read: Read, seed: int) -> dict[str, tuple[str, float]]:
-        """Dropped id -> the id kept in its place, and how alike they are."""
+    def _duplicates(self, read: Read, seed: int) -> dict[str, "_Found"]:
+        """By the dropped id."""
         ids, texts = _Ids(), Shingles()
         signatures = signatures_of(self._compared(read, ids), texts, np.random.default_rng(seed))
         bands = _shared_bands(signatures)
         buckets: dict[int, list[int]] = {}
-        kept_of: dict[str, tuple[str, float]] = {}
+        kept_of: dict[str, _Found] = {}
         for row in range(len(ids.names)):
             keys = [int(key) for key in bands[row] if key]
             met = np.array(sorted({other for key in keys for other in buckets.get(key, ())}), dtype=np.int64)
             alike = (signatures[met] == signatures[row]).mean(axis=1)
-            for other in met[alike >= self.threshold - _MARGIN]:
+            for other in met[alike >= self.threshold - MARGIN]:
                 jaccard = texts.jaccard(row, int(other))
                 if jaccard >= self.threshold:
-                    kept_of[ids.names[row]] = (ids.names[other], jaccard)
+                    digest = digest_of(texts.of(row))
+                    kept_of[ids.names[row]] = _Found(ids.names[other], jaccard, digest)
                     break
             else:
                 for key in keys:
@@ -94,11 +103,20 @@ class NearDuplicatesStep(StepConfig):
     def _compared(self, read: Read, ids: "_Ids") -> Iterator[NDArray[np.uint32]]:
         for sample in read():
             if (sample.reasoning or not self.reasoned_only) and ids.add(sample.id):
-                yield shingles_of_text(text_of(sample), sample.task)
+                yield _compared_shingles(sample)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The Sample kept in place of a dropped one, how alike they are, and what tells the dropped one's words."""
+
+    kept: str
+    jaccard: float
+    digest: bytes
 
 
 class _Ids:
-    """Ids in order. A second Sample of an id is left alone, since a Drop could not tell the two apart."""
+    """Ids in order; the first Sample of an id is compared, since a Drop could not tell two apart."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -130,6 +148,25 @@ class Shingles:
         a, b = self.of(one), self.of(other)
         shared = len(np.intersect1d(a, b, assume_unique=True))
         return shared / (len(a) + len(b) - shared)
+
+    def jaccards(self, rows: NDArray[np.int64], shingles: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Of each of the rows, one at least, with a text that is not among them."""
+        theirs = [self.of(row) for row in rows.tolist()]
+        sizes = np.array([len(one) for one in theirs])
+        flat = np.concatenate(theirs)
+        places = np.minimum(np.searchsorted(shingles, flat), len(shingles) - 1)
+        shared = np.add.reduceat(shingles[places] == flat, np.cumsum(sizes) - sizes, dtype=np.int64)
+        jaccards: NDArray[np.float64] = shared / (sizes + len(shingles) - shared)
+        return jaccards
+
+
+def _compared_shingles(sample: Sample) -> NDArray[np.uint32]:
+    return shingles_of_text(text_of(sample), sample.task)
+
+
+def digest_of(shingles: NDArray[np.uint32]) -> bytes:
+    """Texts with the same digest have the same words in every five in a row."""
+    return hashlib.blake2b(shingles.tobytes(), digest_size=16).digest()
 
 
 def text_of(sample: Sample) -> str:

@@ -71,15 +71,33 @@ class EmbedConfig(StageConfig):
 
 @dataclass(frozen=True)
 class Features:
-    """Vectors of a stage `embed`: `matrix` [n, d] float32 and the row of each Sample's id."""
+    """Vectors of a stage `embed` and the row of each Sample's id. Memory holds the ids, the vectors stay on the disk.
+
+    `ends` are the numbers of rows up to the end of each of the `shards`.
+    """
 
     rows: Mapping[str, int]
-    matrix: "np.ndarray"
+    dim: int
     encoder: str
+    shards: tuple[Path, ...]
+    ends: tuple[int, ...]
 
     def of(self, ids: Iterable[str]) -> "np.ndarray":
-        """[len(ids), d]. Raises KeyError for an id without a row."""
-        return self.matrix[[self.rows[sample_id] for sample_id in ids]]
+        """[len(ids), dim] float32; each shard is read once at most. Raises KeyError for an id without a row."""
+        import numpy as np
+
+        rows = np.array([self.rows[sample_id] for sample_id in ids], np.int64)
+        vectors = np.empty((len(rows), self.dim), np.float32)
+        order = np.argsort(rows, kind="stable")
+        start = first = 0
+        lasts = np.searchsorted(rows[order], self.ends).tolist()
+        for path, end, last in zip(self.shards, self.ends, lasts, strict=True):
+            if last > first:
+                wanted = order[first:last]
+                with np.load(path) as shard:
+                    vectors[wanted] = shard["features"][rows[wanted] - start]
+            start, first = end, last
+        return vectors
 
 
 def run_embed(config: EmbedConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
@@ -118,24 +136,23 @@ def run_embed(config: EmbedConfig, inputs: Mapping[str, Path], out: Path) -> dic
 
 
 def read_features(folder: Path) -> Features:
-    """All vectors of a stage folder; each shard is read straight into its place of one matrix."""
+    """Where the vectors of a stage folder lie. Raises UserError for a folder of another kind."""
     import numpy as np
 
     if not (folder / ABOUT_FILE).is_file():
         raise UserError(f"{folder} holds no {ABOUT_FILE}: `features` must name a stage of the kind embed")
     about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-    ids: list[str] = []
-    for path in _shards(folder):
+    shards = tuple(_shards(folder))
+    rows: dict[str, int] = {}
+    ends: list[int] = []
+    num_rows = 0
+    for path in shards:
         with np.load(path) as shard:
-            ids += shard["ids"].tolist()
-    matrix = np.empty((len(ids), about["dim"]), np.float32)
-    start = 0
-    for path in _shards(folder):
-        with np.load(path) as shard:
-            part = shard["features"]
-        matrix[start : start + len(part)] = part
-        start += len(part)
-    return Features({sample_id: row for row, sample_id in enumerate(ids)}, matrix, about["encoder"])
+            ids = shard["ids"].tolist()
+        rows.update(zip(ids, range(num_rows, num_rows + len(ids)), strict=True))
+        num_rows += len(ids)
+        ends.append(num_rows)
+    return Features(rows, about["dim"], about["encoder"], shards, tuple(ends))
 
 
 def _begin(out: Path, about: dict[str, Any], name: str) -> None:

@@ -12,7 +12,7 @@ from pathloom.curate.prompts import EXPLAIN, instructions, organ_instructions
 from pathloom.curate.reason import plan_requests
 from pathloom.generate.config import Asking
 from pathloom.generate.generator import Request
-from pathloom.generate.store import AnswerStore
+from pathloom.generate.store import AnswerStore, Usage, kind_of
 from pathloom.stage import StageConfig
 
 CHARS_PER_TOKEN = 4.0
@@ -26,9 +26,10 @@ class Forecast:
     """Requests and what those that are left would take.
 
     what              which part of a stage asks; "" for all of it
-    exact             whether the Samples are there, so that requests are counted, not guessed
-    measured          whether completion tokens and seconds are means of answers of this model in the store; without
-                      them every answer is taken to be as long as it may be, and seconds is None
+    exact             whether the Samples are there, so that requests are counted; for a step of a `curate` stage those
+                      that come into the stage
+    measured          whether tokens and seconds are means of this model's answers of the same kind in the store; an
+                      answer of a kind without any is taken to be as long as it may be, and seconds is None
     seconds           of asking, at as many connections as the recipe allows
     cost              None without a price
     """
@@ -72,36 +73,60 @@ def _forecast(
     what: str, asking: Asking, requests: Iterable[Request] | None, most: int, num_chars: int, store_path: Path
 ) -> Forecast:
     """Of the requests or, where there are none yet, of `most` with `num_chars` of instructions and a usual caption."""
+    if requests is None:
+        prompts = most * (num_chars / CHARS_PER_TOKEN + _TYPICAL_CAPTION_TOKENS)
+        return _made(what, asking, most, 0, prompts, most * asking.sampling.max_tokens, None, exact=False)
     model = asking.generator.name()
     store = AnswerStore(store_path) if store_path.is_file() else None
-    stored, count = 0, most
-    prompt_chars = most * (num_chars + _TYPICAL_CAPTION_TOKENS * CHARS_PER_TOKEN)
+    count = stored = 0
+    prompts = completions = 0.0
+    seconds: float | None = 0.0
+    means: dict[str, Usage | None] = {}
     try:
-        if requests is not None:
-            count = 0
-            prompt_chars = 0.0
-            for request in requests:
-                count += 1
-                if store is not None and store.get(request.key(model)) is not None:
-                    stored += 1
-                else:
-                    prompt_chars += sum(len(message.text) for message in request.messages)
-        mean = store.mean(model) if store is not None else None
+        for request in requests:
+            count += 1
+            if store is not None and store.get(request.key(model)) is not None:
+                stored += 1
+                continue
+            kind = kind_of(request)
+            if kind not in means:
+                means[kind] = store.mean(model, request) if store is not None else None
+            mean = means[kind]
+            if mean is None:
+                prompts += sum(len(message.text) for message in request.messages) / CHARS_PER_TOKEN
+                completions += asking.sampling.max_tokens
+                seconds = None
+            else:
+                prompts += mean.prompt_tokens
+                completions += mean.completion_tokens
+                seconds = None if seconds is None else seconds + mean.seconds / asking.generator.at_once
     finally:
         if store is not None:
             store.close()
-    left = count - stored
-    prompt_tokens = round(prompt_chars / CHARS_PER_TOKEN)
-    completion_tokens = round(left * (mean.completion_tokens if mean else asking.sampling.max_tokens))
+    return _made(what, asking, count, stored, prompts, completions, seconds, exact=True)
+
+
+def _made(
+    what: str,
+    asking: Asking,
+    requests: int,
+    stored: int,
+    prompts: float,
+    completions: float,
+    seconds: float | None,
+    *,
+    exact: bool,
+) -> Forecast:
+    tokens = round(prompts), round(completions)
     return Forecast(
         what=what,
         asking=asking,
-        requests=count,
+        requests=requests,
         stored=stored,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        seconds=left * mean.seconds / asking.generator.at_once if mean else None,
-        cost=asking.price.of(prompt_tokens, completion_tokens) if asking.price else None,
-        exact=requests is not None,
-        measured=mean is not None,
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
+        seconds=seconds,
+        cost=asking.price.of(*tokens) if asking.price else None,
+        exact=exact,
+        measured=seconds is not None,
     )

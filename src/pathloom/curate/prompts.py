@@ -55,6 +55,12 @@ def levels() -> Mapping[str, Level]:
     return {name: Level(part["least"], part["most"]) for name, part in _parts()["levels"].items()}
 
 
+@cache
+def _schema(task: str) -> dict[str, Any]:
+    """Of the replies to a task; read only."""
+    return REPLIES[task].model_json_schema()
+
+
 def instructions(subfield: str, level: str, task: str) -> tuple[str, str]:
     """(system, user) without the texts about a picture. Raises KeyError for a name that prompts.yaml does not have."""
     parts = _parts()
@@ -65,7 +71,7 @@ def instructions(subfield: str, level: str, task: str) -> tuple[str, str]:
         parts["tasks"][task]["text"],
         parts["levels"][level]["text"].format(least=bounds.least, most=bounds.most),
         parts["format"]["text"],
-        json.dumps(REPLIES[task].model_json_schema(), separators=(",", ":")),
+        json.dumps(_schema(task), separators=(",", ":")),
     ]
     return " ".join(system), "\n".join(user)
 
@@ -94,7 +100,7 @@ def write_request(sample: Sample, task: str, sampling: Sampling) -> Request:
             Message(role="system", text=system),
             Message(role="user", text="\n".join([user, *given])),
         ),
-        json_schema=REPLIES[task].model_json_schema(),
+        json_schema=_schema(task),
         sampling=sampling,
     )
 

@@ -60,6 +60,10 @@ class ReasoningFilterStep(StepConfig):
         default=(4, 6), description="least and most (Patho-R1: options A to F)"
     )
 
+    def fingerprint(self) -> str:
+        """The bounds of the levels, which prompts.yaml sets."""
+        return str({name: (bounds.least, bounds.most) for name, bounds in levels().items()})
+
     def prepare(self, read: Read, inputs: Mapping[str, Path], seed: int) -> Prepared:
         return Prepared(self.change)  # its Drops by reason are counted in the manifest
 

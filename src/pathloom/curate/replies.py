@@ -87,7 +87,10 @@ def parse_object(text: str) -> dict[str, Any]:
 
     Half an object is none: what is missing could be the answer. Raises ValueError.
     """
-    text = text.rpartition("</think>")[2]
+    _, closed, after = text.rpartition("</think>")
+    if "<think>" in after or ("<think>" in text and not closed):
+        raise ValueError("a thought that is never closed")
+    text = after
     fenced = _FENCE.search(text)
     text = fenced[1] if fenced else text
     decoder = json.JSONDecoder()

@@ -10,6 +10,7 @@ import heapq
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,22 @@ _ASKS: Mapping[str, str] = {
     "keep": "Is this sample right?",
 }
 _COMMAND_KEYS = "hlunef"
-_UNSEEN = {
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
-    0x7F: "\u2421",
-    **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"),
-}
-"""Characters that hide or reorder text, and what is shown instead: pictures of the controls, a mark for bidi ones."""
+
+
+class _Unseen(dict[int, str]):
+    """Code point -> what is shown: pictures of the controls, a mark for other characters that hide or reorder text
+    (Unicode's categories Cc, Cf, Zl and Zp), the character itself otherwise.
+    """
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        if char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp"):
+            char = chr(0x2400 + code) if code < 0x20 else {0x7F: "\u2421"}.get(code, "\ufffd")
+        self[code] = char
+        return char
+
+
+_UNSEEN = _Unseen()
 
 
 @dataclass(frozen=True)

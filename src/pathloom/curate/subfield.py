@@ -3,19 +3,20 @@
 The classifier follows Patho-R1: a small set labelled by hand, a prediction for the rest, corrections by a person, and
 the same again. The paper trains an EfficientNet; here the encoder stays frozen (a stage `embed`) and logistic
 regression is fitted on its features, so that a round of corrections costs seconds on a CPU. One round is one run: add
-the review's export to `labels` and run the recipe again.
+the review file to `labels` and run the recipe again.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from pathloom.curate.decisions import Decision, latest, majority
 from pathloom.curate.organ import told
 from pathloom.curate.step import Prepared, Read, StepConfig
 from pathloom.curate.words import SUBFIELDS, subfield_of, words_hash
@@ -25,34 +26,48 @@ from pathloom.stage import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from pathloom.curate.features import Features
+
 MAX_ITERATIONS = 2000
 MAX_FOLDS = 5
+ROWS_PER_BLOCK = 8192
+"""Vectors that are in memory at once while sub-fields are predicted; our own choice."""
 MIN_EXAMPLES = 2
 """Of a labelled class: with one example there is nothing to hold out or to weigh. Our own choice."""
 
 
 @dataclass(frozen=True)
 class HandLabel:
-    """What a person said of one Sample, and who, where the file tells it."""
+    """What people said of one Sample, and who, where the file tells it."""
 
     value: str
     reviewer: str | None = None
 
 
+@dataclass(frozen=True)
+class HandLabels:
+    """By Sample id; `undecided` are the ids on whose sub-field no majority of the reviewers agrees."""
+
+    of: Mapping[str, HandLabel]
+    undecided: frozenset[str] = frozenset()
+
+
 class SubfieldStep(StepConfig):
     """Entry of `steps`: `{step: subfield, by: words}`, or by: classifier with `features: NAME` and `labels: [FILE]`.
 
-    A hand label decides. Without one a Sample keeps the sub-field that it has; the rest is predicted.
+    A hand label decides: what most reviewers say, or else a line of a seed. Where reviewers disagree without a majority
+    there is none. Without one a Sample keeps the sub-field that it has; the rest is predicted.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     step: Literal["subfield"]
     by: Literal["words", "classifier"]
     features: str | None = Field(default=None, description="the stage `embed` that the classifier sees with")
     labels: tuple[Path, ...] = Field(
         default=(),
-        description='JSONL with lines {"sample_id", "value"}, and exports of the review page; later files win',
+        description='JSONL with lines {"sample_id", "value"}, of which later ones win, and review files, which win '
+        "over those",
     )
     keep: tuple[Literal[SUBFIELDS], ...] = Field(  # type: ignore[valid-type]
         default=SUBFIELDS,
@@ -82,11 +97,17 @@ class SubfieldStep(StepConfig):
                 raise UserError(f"{where}.labels: {path} is not a file; give the JSONL with the hand labels")
         read_labels(self.labels)
 
+    def keyed(self) -> dict[str, Any]:
+        """Without the label files' names: their content is in the fingerprint, so a copied file reruns nothing."""
+        return {key: value for key, value in super().keyed().items() if key != "labels"}
+
     def fingerprint(self) -> str:
-        """The words, or the content of the label files: a correction reruns the stage, a copied file does not."""
+        """The words, or the content of the label files; "" for one that is not there, which `check` reports."""
         if self.by == "words":
             return words_hash()
-        return str([hashlib.sha256(path.read_bytes()).hexdigest() for path in self.labels])
+        return str(
+            [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in self.labels]
+        )
 
     def prepare(self, read: Read, inputs: Mapping[str, Path], seed: int) -> Prepared:
         if self.by == "words":
@@ -110,7 +131,8 @@ class SubfieldStep(StepConfig):
         from pathloom.curate.features import read_features
 
         features = read_features(inputs[self.features or ""])
-        labels = read_labels(self.labels)
+        read_in = read_labels(self.labels)
+        labels = read_in.of
         stands: dict[str, str | None] = {}
         clusters: dict[str, tuple[str, str]] = {}
         for sample in read():
@@ -124,8 +146,7 @@ class SubfieldStep(StepConfig):
         classifier = make_classifier(seed).fit(known, values)
         open_ids = [sample_id for sample_id, name in stands.items()
                     if name is None and sample_id not in labels and sample_id in features.rows]  # fmt: skip
-        predicted = predict(classifier, features.of(open_ids))
-        found = dict(zip(open_ids, predicted, strict=True))
+        found = predict_by_id(classifier, features, open_ids)
 
         counts = Counter(
             labels[i].value if i in labels else name or found.get(i, ("no_features", 0))[0]
@@ -138,6 +159,7 @@ class SubfieldStep(StepConfig):
             "had_one": sum(name is not None and i not in labels for i, name in stands.items()),
             "labels_without_sample": len(labels.keys() - stands.keys()),
             "labels_without_features": len(clusters) - len(seed_ids),
+            "labels_undecided": len(read_in.undecided & stands.keys()),
             "encoder": features.encoder,
             "held_out": cross_validate(known, values, [clusters[i] for i in seed_ids], seed),
         }
@@ -169,31 +191,76 @@ class SubfieldStep(StepConfig):
         return self.drop(sample, "subfield", sample.subfield or "told by no word")
 
 
-def read_labels(paths: Sequence[Path]) -> dict[str, HandLabel]:
-    """Sample id -> hand label. Later files and later lines win; lines of a review about another field are passed over.
+def read_labels(paths: Sequence[Path]) -> HandLabels:
+    """Hand labels of all files. A line with a `reviewer` is a decision of a review, any other a line of a seed.
+
+    Of a seed later files and later lines win. Of a review the latest decision of each reviewer counts, in whatever
+    file, and more than half of them have to agree; what they say or leave undecided stands above the seed. Decisions
+    about another field are passed over.
 
     Raises UserError with file and line for what is no label, and for a value that is no sub-field.
     """
-    labels = {}
+    labels: dict[str, HandLabel] = {}
+    decisions: list[Decision] = []
     for path in paths:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{where}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise UserError(f'{where}: not an object; a label is {{"sample_id": ..., "value": ...}}')
+        for where, text, row in _rows(path):
             if row.get("field", "subfield") != "subfield":
                 continue
             if not isinstance(row.get("sample_id"), str) or "value" not in row:
                 raise UserError(f"{where}: a label needs sample_id and value")
             if row["value"] not in SUBFIELDS:
                 raise UserError(f"{where}: {row['value']!r} is no sub-field; known: {', '.join(SUBFIELDS)}")
-            labels[row["sample_id"]] = HandLabel(row["value"], row.get("reviewer"))
-    return labels
+            if row.get("reviewer") is None:
+                labels[row["sample_id"]] = HandLabel(row["value"])
+            else:
+                decisions.append(_decision(text, where))
+    said: dict[str, list[Decision]] = {}
+    for decision in latest(decisions).values():
+        said.setdefault(decision.sample_id, []).append(decision)
+    undecided = set()
+    for sample_id, of_sample in said.items():
+        verdict = majority(of_sample)
+        if verdict is None:
+            undecided.add(sample_id)
+            labels.pop(sample_id, None)
+        else:
+            won = sorted(decision.reviewer for decision in of_sample if decision.verdict == verdict)
+            labels[sample_id] = HandLabel(verdict, ", ".join(won))
+    return HandLabels(labels, frozenset(undecided))
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(file and line, text, object) of each line that is not blank. A line ends at a line feed only: a reviewer's note
+    may hold what `splitlines` takes for an end. Raises UserError.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        try:
+            text = line.decode("utf-8-sig")
+            row = json.loads(text) if text.strip() else None
+        except ValueError as error:
+            raise UserError(f"{where}: not JSON ({error})") from error
+        if not text.strip():
+            continue
+        if not isinstance(row, dict):
+            raise UserError(f'{where}: not an object; a label is {{"sample_id": ..., "value": ...}}')
+        yield where, text, row
+
+
+def _decision(text: str, where: str) -> Decision:
+    try:
+        return Decision.model_validate_json(text)
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        at = "".join(f"{place}: " for place in first["loc"])
+        raise UserError(
+            f"{where}: {at}{first['msg']}; a line with a reviewer must be as the review page exports it, and a "
+            "label of a seed names no reviewer"
+        ) from error
 
 
 def _refuse_rare(values: Sequence[str], paths: Sequence[Path]) -> None:
@@ -228,9 +295,21 @@ def predict(classifier: Any, features: "np.ndarray") -> list[tuple[str, float]]:
     """The likeliest sub-field of each row and its probability. These probabilities are not calibrated."""
     if not len(features):
         return []
+    names = classifier.classes_.tolist()
     probabilities = classifier.predict_proba(features)
-    best = probabilities.argmax(1)
-    return [(str(classifier.classes_[k]), float(p[k])) for p, k in zip(probabilities, best, strict=True)]
+    best, highest = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
+    return [(names[k], probability) for k, probability in zip(best, highest, strict=True)]
+
+
+def predict_by_id(classifier: Any, features: "Features", ids: Iterable[str]) -> dict[str, tuple[str, float]]:
+    """`predict`, block by block: only labels and probabilities stay in memory."""
+    # as on the disk, so that a shard is read twice at most
+    in_order = sorted(ids, key=features.rows.__getitem__)
+    found: dict[str, tuple[str, float]] = {}
+    for start in range(0, len(in_order), ROWS_PER_BLOCK):
+        block = in_order[start : start + ROWS_PER_BLOCK]
+        found.update(zip(block, predict(classifier, features.of(block)), strict=True))
+    return found
 
 
 def cross_validate(

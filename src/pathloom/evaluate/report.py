@@ -228,16 +228,15 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _table(heads: str, rows: Iterable[Sequence[object]]) -> str:
+def _table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """a Markdown table in which no cell can end its row, open a tag or start a code span."""
 
     def cell(text: object) -> str:
         flat = " ".join(str(text).split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
         return flat.replace("|", "\\|").replace("`", "\\`")
 
-    lines = ["| " + " | ".join(cell(item) for item in row) + " |" for row in rows]
-    names = heads.split(",")
-    return "\n".join(["| " + " | ".join(names) + " |", "|" + " --- |" * len(names), *lines, ""])
+    head, *lines = ["| " + " | ".join(cell(item) for item in row) + " |" for row in (heads, *rows)]
+    return "\n".join([head, "|" + " --- |" * len(heads), *lines, ""])
 
 
 def _markdown(report: Report) -> str:
@@ -249,35 +248,37 @@ def _markdown(report: Report) -> str:
         names = (row.benchmark, row.task, row.stage, row.control.replace("_", " "), row.metric)
         return (*names, number(row.value), interval, number(row.chance), *more, row.n)
 
-    heads = "benchmark,task,stage,control,metric,value,95 % interval,chance,"
+    heads = ("benchmark", "task", "stage", "control", "metric", "value", "95 % interval", "chance")
     first = [line for group in _groups(report) for line in group.lines]
     shown = {id(line.row) for line in first}
     rest = [row for row in report.rows if id(row) not in shown]
     parts = [f"# {report.title}\n", f"Stage {report.recipe}, written {report.created}.\n"]
     parts += ["Intervals are 95 % bootstrap intervals clustered by group.\n", "## Results\n"]
-    parts.append(_table(heads + "parse rate,n", (cells(line.row, number(line.parse_rate)) for line in first)))
+    parts.append(
+        _table((*heads, "parse rate", "n"), (cells(line.row, number(line.parse_rate)) for line in first))
+    )
     if rest:
-        parts += ["## Other metrics\n", _table(heads + "n", (cells(row) for row in rest))]
+        parts += ["## Other metrics\n", _table((*heads, "n"), (cells(row) for row in rest))]
     for stage in report.data:
         kept = ", ".join(f"{count} {task}" for task, count in stage.kept.items())
         drops = ", ".join(f"{count} {reason}" for reason, count in stage.drops.items()) or "none"
         parts.append(f"## Data of {stage.stage}\n\nKept: {kept}. Dropped: {drops}.\n")
         for table in stage.tables:
-            parts.append(f"{table.title}\n\n{_table(','.join(table.columns), table.rows)}")
+            parts.append(f"{table.title}\n\n{_table(table.columns, table.rows)}")
     if report.comparisons:
         paired = (
             (x.before, x.after, x.benchmark, x.metric, format_number(x.difference, True, True),
              f"{number(x.low)} to {number(x.high)}", format_p(x.p_value, True), x.n)
             for x in report.comparisons
         )  # fmt: skip
-        head = "before,after,benchmark,metric,after minus before,95 % interval,p,n"
+        head = ("before", "after", "benchmark", "metric", "after minus before", "95 % interval", "p", "n")
         parts += ["## Paired comparisons\n", _table(head, paired)]
     if report.seconds:
         seconds = (
             (stage, f"{value:.1f}" if math.isfinite(value) else "-")
             for stage, value in report.seconds.items()
         )
-        parts += ["## Seconds\n", _table("stage,seconds", seconds)]
+        parts += ["## Seconds\n", _table(("stage", "seconds"), seconds)]
     for title, lines in (("Sources", report.sources), ("Notes", report.notes)):
         if lines:
             parts += [f"## {title}\n", "\n".join(f"- {' '.join(line.split())}" for line in lines) + "\n"]

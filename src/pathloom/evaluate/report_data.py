@@ -92,7 +92,8 @@ def _spread(folder: Path, kept: Counter[str], num_examples: int) -> Iterator[Sam
 
 def _written(sample: Sample) -> Written:
     labels = (sample.subfield, sample.organ, sample.level)
-    written_by = [event.model or event.reviewer for event in sample.history if event.model or event.reviewer]
+    # other events tell who labelled or reviewed it
+    written_by = [event.model for event in sample.history if event.step == "reason"]
     return Written(
         sample_id=sample.id,
         task=sample.task,

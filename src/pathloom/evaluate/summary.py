@@ -2,20 +2,21 @@
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pathloom.benchmarks import find_benchmark
 from pathloom.evaluate.config import ReportConfig
-from pathloom.evaluate.measure import METRICS, Prediction, read_predictions
+from pathloom.evaluate.measure import METRICS, SCORES, Prediction, read_predictions
 from pathloom.evaluate.metrics import Scored, compare, compare_runs
 from pathloom.evaluate.report import Comparison, Confusion, Curve, Example, Report, Row, write_report
 from pathloom.evaluate.report_data import data_stage
 from pathloom.evaluate.select import NO_CONTROL
 from pathloom.images import encode_png, load_pixels
-from pathloom.schema import FOLD_PREFIX
+from pathloom.schema import FOLD_PREFIX, Sample
 from pathloom.stage import FACTS_FILE, MANIFEST_FILE, UserError, read_jsonl
 from pathloom.store import read_samples
 from pathloom.tasks import find_task
@@ -35,13 +36,14 @@ CURVES = (
 
 def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     """Write report.html, report.json and report.md into `out`; returns counts for the manifest."""
-    samples = {sample.id: sample for name in config.samples for sample in read_samples(inputs[name])}
     measured = [name for name in config.stages if (inputs[name] / METRICS).is_file()]
     made = [name for name in config.stages if (inputs[name] / FACTS_FILE).is_file()]
     if not measured and not made:
         raise UserError(
             f"{config.name}.stages: none of {', '.join(config.stages)} is an evaluate, probe, curate or reason stage"
         )
+    answered = {line["sample_id"] for name in measured for line in read_jsonl(inputs[name] / SCORES)}
+    samples, sources = read_answered([inputs[name] for name in config.samples], answered)
     rows: list[Row] = []
     confusions: list[Confusion] = []
     predictions: dict[str, list[Prediction]] = {}
@@ -69,10 +71,29 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
         ),
         seconds={name: _manifest(folder)["seconds"] for name, folder in inputs.items()},
         notes=(*config.notes, *_notes(inputs)),
-        sources=tuple(_sources(samples.values())),
+        sources=tuple(sources),
     )
     write_report(report, out)
     return {"rows": len(rows), "examples": len(report.examples)}
+
+
+def read_answered(folders: Iterable[Path], answered: Collection[str]) -> tuple[dict[str, Sample], list[str]]:
+    """The Samples with the ids `answered`, and a line for each source of all Samples.
+
+    Memory holds the answered ones and every id: a Sample that two stages hold counts once.
+    """
+    samples: dict[str, Sample] = {}
+    seen: set[str] = set()
+    counts: Counter[tuple[str, str]] = Counter()
+    for sample in (sample for folder in folders for sample in read_samples(folder)):
+        if sample.id in answered:
+            samples[sample.id] = sample
+        if sample.id not in seen:
+            seen.add(sample.id)
+            counts[sample.origin.source, sample.origin.licence] += 1
+    return samples, [
+        f"{source}, licence {licence}, {count} samples" for (source, licence), count in sorted(counts.items())
+    ]
 
 
 def _comparisons(
@@ -238,19 +259,11 @@ def _notes(inputs: Mapping[str, Path]) -> list[str]:
     return notes
 
 
-def _sources(samples: Any) -> list[str]:
-    counts: dict[tuple[str, str], int] = {}
-    for sample in samples:
-        key = (sample.origin.source, sample.origin.licence)
-        counts[key] = counts.get(key, 0) + 1
-    return [
-        f"{source}, licence {licence}, {count} samples" for (source, licence), count in sorted(counts.items())
-    ]
-
-
 def terminal_summary(path: Path) -> str:
-    """The primary numbers of a report.json as a small table for the terminal."""
+    """The primary numbers of a report.json as a small table for the terminal; "" for a report about data alone."""
     rows = [Row.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    if not rows:
+        return ""
     wide = {
         name: max([len(name), *(len(getattr(row, name)) for row in rows if row.primary)])
         for name in ("stage", "benchmark", "control", "metric")

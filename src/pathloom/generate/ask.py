@@ -1,7 +1,7 @@
 """Requests to values: from the store where they are paid for, otherwise from a Generator, within a Budget."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -134,25 +134,36 @@ def ask(
             raise RuntimeError(f"{generator.model} left {len(waiting)} requests without a Generation")
 
 
-def recall(
-    request: Request, model: str, store: AnswerStore, read: Callable[[Request, str], T], attempts: int
-) -> Outcome[T] | None:
-    """What `ask` would end with if it asked nothing: the first stored answer that `read` takes, or unreadable_answer
-    where all attempts are stored and none can be read. None for a request whose answer is not stored.
+def stored_attempts(
+    request: Request, model: str, store: AnswerStore, attempts: int
+) -> list[tuple[str, Generation]]:
+    """(key, answer) of the attempts that the store holds, from the first on without a gap.
 
     Raises BadImage for a picture that cannot be read.
     """
-    refused = ""
-    stored = None
+    found = []
     for attempt in range(attempts):
-        stored = store.get(request.again(attempt).key(model))
+        key = request.again(attempt).key(model)
+        stored = store.get(key)
         if stored is None:
-            return None
+            break
+        found.append((key, stored))
+    return found
+
+
+def recall(
+    request: Request, stored: Sequence[Generation], read: Callable[[Request, str], T], attempts: int
+) -> Outcome[T] | None:
+    """What `ask` would end with if it asked nothing: the first stored answer that `read` takes, or unreadable_answer
+    where all attempts are stored and none can be read. None for a request that is still to be asked.
+    """
+    why = ""
+    for generation in stored:
         try:
-            return Outcome(0, read(request, stored.text), generation=stored)
+            return Outcome(0, read(request, generation.text), generation=generation)
         except ValueError as error:
-            refused = _why(error, stored)
-    return Outcome(0, None, UNREADABLE, refused, stored)
+            why = _why(error, generation)
+    return Outcome(0, None, UNREADABLE, why, stored[-1]) if len(stored) == attempts else None
 
 
 def _why(error: ValueError, generation: Generation) -> str:

@@ -18,7 +18,9 @@ class Price(Record):
 
 
 class Caps(Record):
-    """Where a run stops asking. What the store holds already is free and counts for nothing here."""
+    """Where a stage stops asking. Counted are all answers of the stage, also those that an earlier start of the command
+    paid for, so that starting again does not spend a cap again.
+    """
 
     max_requests: int | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=0, description="of prompts and completions together")
@@ -59,6 +61,11 @@ class Budget:
             if cap is not None and value >= cap:
                 return name
         return None
+
+    def paid_before(self, generation: Generation) -> None:
+        """An answer of an earlier run that the stage uses."""
+        self.asked()
+        self.answered(generation)
 
     def asked(self) -> None:
         self.requests += 1

@@ -1,9 +1,12 @@
-"""The block of a recipe that says who is asked, how, and up to what price. No torch and no network here."""
+"""The block of a recipe that says who is asked, how, and up to what price. No torch here. A hub model under `local` is
+fetched as soon as its name is wanted, since its commit is part of it.
+"""
 
 import os
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pathloom.generate.budget import Caps, Price
 from pathloom.generate.endpoint import Endpoint, EndpointSettings
@@ -15,12 +18,26 @@ from pathloom.stage import UserError
 class EndpointRef(Record):
     """A server that speaks OpenAI's chat completions: vLLM, SGLang, Ollama, llama.cpp, or one on the internet."""
 
-    url: str = Field(description="up to and with /v1", pattern=r"^https?://")
+    url: str = Field(description="up to and with /v1")
     model: str
     api_key_env: str | None = Field(
         default=None, description="name of the environment variable that holds the key"
     )
     settings: EndpointSettings = EndpointSettings()
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_one(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError as error:
+            raise ValueError(f"{url}: {error}") from error
+        if not known:
+            raise ValueError(f"{url} is no address; write for example http://localhost:8000/v1")
+        if "@" in parts.netloc:
+            raise ValueError("a name and password do not belong here, where they are kept; use api_key_env")
+        return url
 
 
 class LocalRef(Record):
@@ -86,10 +103,14 @@ class GeneratorRef(Record):
 def _open_endpoint(ref: EndpointRef) -> Endpoint:
     key = None
     if ref.api_key_env is not None:
-        key = os.environ.get(ref.api_key_env)
+        key = os.environ.get(ref.api_key_env, "").strip()
         if not key:
             raise UserError(
                 f"api_key_env: the environment variable {ref.api_key_env} is not set; set it to the key"
+            )
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise UserError(
+                f"api_key_env: {ref.api_key_env} holds signs that no key has, as a line break; set it anew"
             )
     return Endpoint(ref.url, ref.model, api_key=key, api_key_env=ref.api_key_env, settings=ref.settings)
 
@@ -105,6 +126,9 @@ class Asking(Caps):
     prices: dict[str, Price] = Field(default={}, description="model -> money for a million tokens")
     max_failed: float = Field(
         default=0.01, ge=0, le=1, description="share of requests that may fail; above it the stage stops"
+    )
+    max_unreadable: float = Field(
+        default=0.5, ge=0, le=1, description="share whose answers cannot be read; above it the stage stops"
     )
     partial: bool = Field(
         default=False, description="go on with what is answered when a cap is reached; the rest are Drops"
@@ -124,10 +148,13 @@ class Asking(Caps):
             )
 
     def decides(self) -> dict[str, object]:
-        """What the answers depend on: what else stands here may change without asking anything anew."""
+        """What the result depends on: what else stands here may change without asking anything anew. With `partial` the
+        caps decide too, as they say which Samples become Drops.
+        """
+        caps = {name: getattr(self, name) for name in Caps.model_fields} if self.partial else None
         return {
             "model": self.generator.name(),
             "sampling": self.sampling.model_dump(),
             "attempts": self.attempts,
-            "partial": self.partial,
+            "partial": caps,
         }

@@ -34,7 +34,7 @@ _MIME = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
 class EndpointSettings(Record):
-    """How a server is asked. None of it changes what is asked, so none of it is part of an answer's key."""
+    """How a server is asked; no part of an answer's key. `structured` may change how well an answer can be read."""
 
     connections: int = Field(
         default=32,
@@ -84,7 +84,8 @@ class _Attempt:
 
 @dataclass
 class _Failure:
-    """Why an attempt failed; `again` whether a later one may succeed, `wait_s` what the server asked for.
+    """Why an attempt failed; `again` whether a later one may succeed, `wait_s` what the server asked for. With a `cure`
+    no request can succeed, unless the server has answered others.
 
     Tokens are what the server charged all the same.
     """
@@ -93,6 +94,7 @@ class _Failure:
     detail: str
     again: bool = True
     crowded: bool = False
+    cure: str = ""
     wait_s: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -120,6 +122,7 @@ class Endpoint:
         self.model = model
         self.settings = settings or EndpointSettings()
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._api_key = api_key
         self._key_cure = (
             f"set the environment variable {api_key_env}"
             if api_key_env
@@ -146,7 +149,13 @@ class Endpoint:
         )
 
     async def attempt(self, client: httpx2.AsyncClient, request: Request) -> Generation | _Failure:
-        """One exchange with the server. Everything that it may do wrong is a _Failure."""
+        """One exchange with the server. Everything that it may do wrong is a _Failure, which never holds the key."""
+        result = await self._exchange(client, request)
+        if isinstance(result, _Failure) and self._api_key:
+            result.detail = result.detail.replace(self._api_key, "***")
+        return result
+
+    async def _exchange(self, client: httpx2.AsyncClient, request: Request) -> Generation | _Failure:
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 async with client.stream("POST", self.url, json=self._payload(request)) as reply:
@@ -165,15 +174,13 @@ class Endpoint:
             return _Failure("no_connection", f"{self.url}: {error}")
         except httpx2.HTTPError as error:
             return _Failure("broken_connection", f"{type(error).__name__}: {error}")
-        if reply.status_code in _REFUSED:
-            why = _REFUSED[reply.status_code].format(cure=self._key_cure)
-            raise UserError(f"{self.url}: {reply.status_code}, {why}")
         if reply.status_code != 200:
             return _Failure(
                 f"http_{reply.status_code}",
                 body[:500].decode(errors="replace"),
                 again=reply.status_code in _AGAIN,
                 crowded=reply.status_code in _CROWDED,
+                cure=_REFUSED.get(reply.status_code, "").format(cure=self._key_cure),
                 wait_s=_retry_after_s(reply.headers),
             )
         return self._read(bytes(body))
@@ -253,17 +260,18 @@ class _Flow:
         """The next answers, at least one; none when every request has ended."""
         ended: list[tuple[str, Generation]] = []
         while not ended:
-            if self.fatal is not None:
+            if self.fatal is None:
+                self._send()
+            elif not self.open:
                 raise self.fatal
-            self._send()
-            wait_s = self._next_send_s()
+            wait_s = self._next_send_s() if self.fatal is None else None
             if self.open:
                 done, _ = await asyncio.wait(self.open, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     attempt = self.open.pop(task)
                     try:
                         generation = self._judge(attempt, task.result())
-                    except UserError as error:  # raised when the answers beside it are handed on
+                    except UserError as error:  # raised when those that are open have ended
                         self.fatal = error
                         continue
                     if generation is not None:
@@ -340,6 +348,8 @@ class _Flow:
                 self.later, (now + wait_s * self._random.uniform(0.5, 1.5), next(self._order), attempt)
             )
             return None
+        if result.cure and not self.answered:
+            raise UserError(f"{self.endpoint.url}: {result.error}, {result.cure}")
         if result.error == "no_connection" and not self.answered:
             raise UserError(f"{result.detail}; is the server running?")
         return Generation(

@@ -37,7 +37,7 @@ class PhantomRules:
             return Generation(
                 model=self.model,
                 error="no_truth",
-                detail="the rule-based teacher knows phantoms only; configure an endpoint or a local model",
+                detail="the rule-based teacher writes about phantom tissue only; configure an endpoint or a model",
             )
         return Generation(model=self.model, text=json.dumps(reply))
 

@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS answers (
     completion_tokens INTEGER NOT NULL,
     seconds REAL NOT NULL,
     cut_off INTEGER NOT NULL,
+    kind TEXT NOT NULL,
     request TEXT NOT NULL,
     written TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ'))
 ) WITHOUT ROWID
@@ -35,10 +36,17 @@ CREATE TABLE IF NOT EXISTS answers (
 
 @dataclass(frozen=True)
 class Usage:
-    """What an answer takes: completion tokens, and seconds from sending to the last byte."""
+    """What an answer takes: tokens, and seconds from sending to the last byte."""
 
+    prompt_tokens: float
     completion_tokens: float
     seconds: float
+
+
+def kind_of(request: Request) -> str:
+    """What is asked for, by the title of its schema and its bound: answers of one kind are of like length."""
+    title = str((request.json_schema or {}).get("title", "text"))
+    return f"{title}, at most {request.sampling.max_tokens} tokens"
 
 
 class AnswerStore:
@@ -84,12 +92,13 @@ class AnswerStore:
             return None
         return Generation(**dict(zip(_STORED, row, strict=True)))
 
-    def mean(self, model: str) -> Usage | None:
-        """Of all answers of a model; None where there is none."""
-        tokens, seconds = self._database.execute(
-            "SELECT avg(completion_tokens), avg(seconds) FROM answers WHERE model = ?", (model,)
+    def mean(self, model: str, request: Request) -> Usage | None:
+        """Of a model's answers to requests of this one's kind; None where there is none."""
+        prompt_tokens, completion_tokens, seconds = self._database.execute(
+            "SELECT avg(prompt_tokens), avg(completion_tokens), avg(seconds) FROM answers WHERE model = ? AND kind = ?",
+            (model, kind_of(request)),
         ).fetchone()
-        return None if tokens is None else Usage(tokens, seconds)
+        return None if seconds is None else Usage(prompt_tokens, completion_tokens, seconds)
 
     def add(self, answers: Iterable[tuple[str, Request, Generation]]) -> None:
         """All of them or none, on disk when this returns. Errors are left out: they hold no answer.
@@ -101,6 +110,7 @@ class AnswerStore:
             (
                 key,
                 *(getattr(answer, name) for name in _STORED),
+                kind_of(request),
                 request.model_dump_json(exclude={"messages": {"__all__": {"images": {"__all__": {"data"}}}}}),
             )
             for key, request, answer in answers
@@ -111,8 +121,8 @@ class AnswerStore:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             self._database.executemany(
-                f"INSERT OR IGNORE INTO answers (key, {', '.join(_STORED)}, request)"
-                f" VALUES ({', '.join('?' * (len(_STORED) + 2))})",
+                f"INSERT OR IGNORE INTO answers (key, {', '.join(_STORED)}, kind, request)"
+                f" VALUES ({', '.join('?' * (len(_STORED) + 3))})",
                 rows,
             )
         except BaseException:

@@ -2,7 +2,16 @@
 
     {"id": "f1", "image": "figures/f1.jpg", "caption": "Liver, H&E ...", "group": "book 3", "licence": "CC BY 4.0"}
 
-Captions are cleaned of markup and control characters; what no model should learn from is a Drop with its reason.
+All texts are cleaned of markup and control characters; what no model should learn from is a Drop with its reason.
+Rows are counted from 1, without the header and without empty lines.
+
+- Ids: a row without one is called after its picture and its number (`figures/f1.jpg#row-7`), so that two captions of
+  one figure differ. Of rows with the same id the first is read, the others are Drops `id_seen_before`.
+- Quotes: in .csv a quoted value may hold delimiters, doubled quotes and up to 200 line breaks. In .tsv and .txt a quote
+  is a sign like any other: a line is a row, a tab ends a value, and `"Owl eye` is a caption.
+- A row that cannot be read is a Drop `not_a_row`. Where an open quote makes it unknown which lines are rows, the table
+  is refused: otherwise it would swallow the rows after it.
+- Pictures lie below `root`, by default the table's folder, links followed; others are Drops `outside_root`.
 """
 
 import csv
@@ -13,6 +22,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal
 
@@ -27,12 +37,34 @@ from pathloom.stage import UserError
 COLUMNS = ("id", "image", "caption", "reference", "group", "licence", "subfield", "organ")
 """What a row may say; `columns` gives the table's own names for them. Only the caption is needed."""
 
-_TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|<!--.{0,2000}?-->", re.DOTALL)
+# Names of tags that captions carry, of HTML and of the XML of articles (JATS). Others may be text: "CD4<CD8 and CK7>".
+_TAG_NAMES = """
+    a abbr abbrev acronym address article aside b big blockquote body bold br break caption center cite code col
+    colgroup dd del details dfn disp-formula div dl dt em email ext-link fig figcaption figure fn font footer graphic
+    h[1-6] head header hr html i iframe img inline-formula inline-graphic ins italic kbd label li link list list-item
+    mark mml:[a-z]+ monospace named-content nobr o:p ol overline p pre q roman s samp sans-serif sc script sec section
+    small span strike strong style styled-content sub sup svg table tbody td tex-math tfoot th thead title tr tt u ul
+    underline uri var wbr xref
+"""
+# Possessive, so that no text takes longer than its length. Bare attributes are those of old HTML only: "a<b and c>d".
+_TAG = re.compile(
+    rf"</?(?:{'|'.join(_TAG_NAMES.split())})"
+    r"""(?:\s++(?:[\w:.-]++\s*+=\s*+(?:"[^"<>]*+"|'[^'<>]*+'|[^\s"'<>]++)|nowrap|noshade|compact|async|defer|hidden))*+"""
+    r"\s*+/?>|<!--.{0,2000}?-->",
+    re.DOTALL | re.IGNORECASE,
+)
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _LETTER = re.compile(r"[^\W\d_]")
 # Unicode categories: format signs (soft hyphens, zero-width joiners) stand within words, the others between them.
 _KEPT = {"Cf": "", "Cc": " ", "Cn": " ", "Co": " ", "Cs": " "}
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_SUFFIXES = (".jsonl", ".csv", ".tsv", ".txt")
+# Our own number: a caption of more lines is no caption, and an open quote is found before much is swallowed.
+_MAX_LINE_BREAKS = 200
+# A value may be long (a page of text in a caption), and csv's default of 128 KiB would refuse it.
+_MAX_VALUE_CHARS = 64 * 2**20
+
+_Raw = str | list[str] | csv.Error
+"""A row as it stands in the table: a line of JSON, the values of a line, or why it has none."""
 
 
 class PairsConfig(IngestConfig):
@@ -41,10 +73,10 @@ class PairsConfig(IngestConfig):
     version: ClassVar[int] = 1
 
     source: Literal["pairs"]
-    table: Path = Field(description="*.jsonl, *.csv or *.tsv with a header")
+    table: Path = Field(description="*.jsonl, *.csv, or *.tsv without quoting; the last two with a header")
     dataset: str = Field(default="pairs", description="name under which the data are reported")
     root: Path | None = Field(
-        default=None, description="folder that the table's image paths start from; default: its own"
+        default=None, description="folder of all pictures, where image paths start; default: the table's"
     )
     columns: dict[str, str] = Field(default={}, description=f"{', '.join(COLUMNS)} -> the table's own name")
     images: Literal["required", "optional", "ignored"] = "required"
@@ -66,8 +98,10 @@ class PairsConfig(IngestConfig):
     def check(self) -> None:
         if not self.table.is_file():
             raise UserError(f"{self.name}.table: {self.table} is not a file")
-        if self.table.suffix not in (".jsonl", *_DELIMITERS):
+        if self.table.suffix not in _SUFFIXES:
             raise UserError(f"{self.name}.table: {self.table} is no .jsonl, .csv or .tsv; convert it")
+        if self.root is not None and self.images != "ignored" and not self.root.is_dir():
+            raise UserError(f"{self.name}.root: {self.root} is not a folder")
         for name in self.columns:
             if name not in COLUMNS:
                 raise UserError(f"{self.name}.columns.{name}: unknown; known: {', '.join(COLUMNS)}")
@@ -81,7 +115,7 @@ class PairsConfig(IngestConfig):
                 f"{self.table}: no column {self._column('caption')!r}; it has {', '.join(self._header)}; name it with "
                 f"`columns: {{caption: ...}}`"
             )
-        if not self._starts:
+        if not self._units:
             raise UserError(f"{self.name}.table: {self.table} holds no row")
 
     def fingerprint(self) -> str:
@@ -89,60 +123,98 @@ class PairsConfig(IngestConfig):
         return str(size_and_time(self.table))
 
     def plan(self) -> Sequence[Any]:
-        """The byte at which each row begins, with its number from 0: rows are read by seeking, not held."""
-        return self._starts
+        """(byte at which the row begins, its number, number of the first row with its id or None).
+
+        Rows are read by seeking, not held. Raises UserError for a table that cannot be split into rows.
+        """
+        return self._units
 
     @cached_property
-    def _starts(self) -> list[tuple[int, int]]:
+    def _units(self) -> list[tuple[int, int, int | None]]:
+        units = []
+        rows_of_ids: dict[str, int] = {}
         with self.table.open("rb") as file:
-            if self.table.suffix == ".jsonl":
-                found = [start for start, line in _lines(file) if line.strip()]
-            else:
-                found = [start for start, row in _rows(file, self._delimiter) if row][1:]
-        return [(start, number) for number, start in enumerate(found)]
+            has_header = self.table.suffix != ".jsonl" and bool(self._header)
+            for number, (start, raw) in enumerate(islice(self._raw(file), has_header, None), 1):
+                try:
+                    first = rows_of_ids.setdefault(self._id(self._row(raw), number), number)
+                except (ValueError, RecursionError, csv.Error):
+                    first = number  # read() says why it is no row
+                units.append((start, number, None if first == number else first))
+        return units
 
-    @property
-    def _delimiter(self) -> str:
-        return _DELIMITERS[self.table.suffix]
+    def __getstate__(self) -> dict[Any, Any]:
+        """Without what is cached: a worker gets the units that it reads, not a list of all."""
+        state = super().__getstate__()
+        kept = {name: value for name, value in state["__dict__"].items() if name in type(self).model_fields}
+        return {**state, "__dict__": kept}
 
     @cached_property
     def _header(self) -> list[str]:
         with self.table.open("rb") as file:
-            return next((row for _, row in _rows(file, self._delimiter) if row), [])
+            _, header = next(self._raw(file), (0, []))
+        mac = isinstance(header, list) and self.table.suffix != ".csv" and "\r" in "".join(header)
+        if isinstance(header, csv.Error) or mac:
+            why = "a carriage return alone ends no line" if mac else str(header)
+            raise UserError(f"{self.table}, line 1: no header ({why}); save the table with LF line ends")
+        return list(header)
 
     def _column(self, name: str) -> str:
         return self.columns.get(name, name)
 
-    def _row(self, start: int) -> Mapping[str, Any]:
-        """Raises ValueError for a row that is none."""
-        with self.table.open("rb") as file:
-            file.seek(start)
-            if self.table.suffix == ".jsonl":
-                row = json.loads(file.readline().decode("utf-8", "replace"))
-                if not isinstance(row, dict):
-                    raise ValueError("not an object")
-                return row
-            _, values = next(_rows(file, self._delimiter))
-            if len(values) != len(self._header):
-                raise ValueError(f"{len(values)} columns, the header has {len(self._header)}")
-            return dict(zip(self._header, values, strict=True))
+    def _raw(self, file: BinaryIO) -> Iterator[tuple[int, _Raw]]:
+        """(byte at which it begins, row) from where the file stands, a header among them, empty lines not."""
+        if self.table.suffix == ".csv":
+            yield from ((start, row) for start, row in _csv_rows(file, self.table) if row != [])
+            return
+        for start, line in _lines(file):
+            if line.strip("\r\n" if self.table.suffix != ".jsonl" else None):
+                yield start, line if self.table.suffix == ".jsonl" else line.rstrip("\r\n").split("\t")
+
+    def _row(self, raw: _Raw) -> Mapping[str, Any]:
+        """Raises ValueError, RecursionError or csv.Error for a row that is none."""
+        if isinstance(raw, csv.Error):
+            raise raw
+        if isinstance(raw, str):
+            row = json.loads(raw)
+            if not isinstance(row, dict):
+                raise ValueError("not an object")
+            return row
+        if len(raw) != len(self._header):
+            raise ValueError(f"{len(raw)} columns, the header has {len(self._header)}")
+        return dict(zip(self._header, raw, strict=True))
+
+    def _id(self, row: Mapping[str, Any], number: int) -> str:
+        if own := clean(_text(row.get(self._column("id")))):
+            return own
+        image = clean(_text(row.get(self._column("image"))))
+        return f"{image}#row-{number}" if image else f"row-{number}"
 
     def read(self, unit: Any) -> list[Sample | Drop]:
-        start, number = unit
-        name = f"{self.dataset}/row-{number}"
+        start, number, first = unit
+        where = f"{self.table}, row {number}"
+        with self.table.open("rb") as file:
+            file.seek(start)
+            found = next(self._raw(file), None)
+        if found is None:
+            raise UserError(f"{where}: no longer there; do not change the table while it is read")
         try:
-            row = self._row(start)
-        except ValueError as error:
-            return [self._drop(name, "not_a_row", f"{self.table}, row {number + 1}: {error}")]
-        value = {column: _text(row.get(self._column(column))) for column in COLUMNS}
-        name = f"{self.dataset}/{value['id'] or value['image'] or f'row-{number}'}"
-        caption, reference = clean(value["caption"]), clean(value["reference"])
+            row = self._row(found[1])
+            name = f"{self.dataset}/{self._id(row, number)}"
+            value = {column: _text(row.get(self._column(column))) for column in COLUMNS}
+        except (ValueError, RecursionError, csv.Error) as error:
+            return [self._drop(f"{self.dataset}/row-{number}", "not_a_row", f"{where}: {error}")]
+        if first is not None:
+            detail = f"{where}: its id stood first in row {first}; give each row its own, or none"
+            return [self._drop(f"{name}#row-{number}", "id_seen_before", detail)]
+        # A file is found under its name as it stands; all that goes into the Sample is cleaned.
+        image, value = value["image"], {column: clean(text) for column, text in value.items()}
         licence = value["licence"] or self.licence
-        fault = self._fault(caption, reference, licence)
+        fault = self._fault(value["caption"], value["reference"], licence)
         if fault is not None:
             return [self._drop(name, *fault)]
         try:
-            images = self._images(value["image"])
+            images = self._images(image)
         except BadImage as error:
             return [self._drop(name, error.reason, str(error))]
         group = self._group(value["group"] or value["image"] or name)
@@ -153,22 +225,18 @@ class PairsConfig(IngestConfig):
                 split="test" if _share(group, self.seed) < self.test_share else "train",
                 images=images,
                 question=self.question,
-                answer=caption,
-                context=reference,
+                answer=value["caption"],
+                context=value["reference"],
                 subfield=value["subfield"] or None,
                 organ=value["organ"] or None,
-                origin=Origin(
-                    source=self.dataset,
-                    source_id=f"{self.table}, row {number + 1}",
-                    licence=licence,
-                    group=group,
-                ),
+                origin=Origin(source=self.dataset, source_id=where, licence=licence, group=group),
                 history=(Event(step="ingest.pairs", version=self.version),),
             )
         ]
 
     def _drop(self, name: str, reason: str, detail: str) -> Drop:
-        return Drop(sample_id=name, step="ingest.pairs", reason=reason, detail=detail[:500])
+        detail = detail.encode("utf-8", "replace").decode()[:500]  # it may name a file in half a character
+        return Drop(sample_id=name, step="ingest.pairs", reason=reason, detail=detail)
 
     def _fault(self, caption: str, reference: str, licence: str) -> tuple[str, str] | None:
         """(reason, detail) of a row that cannot be used."""
@@ -191,7 +259,17 @@ class PairsConfig(IngestConfig):
             return ()
         if not name:
             raise BadImage("no_image", "the row names no picture; `images: optional` takes it without one")
-        return (read_image(((self.root or self.table.parent) / name).resolve()),)
+        try:
+            root = (self.root or self.table.parent).resolve()
+            path = (root / name).resolve()
+            str(path).encode()  # Parquet holds no half characters
+        # a zero byte or a lone surrogate, a circle of links
+        except (ValueError, OSError, RuntimeError) as error:
+            raise BadImage("no_file_name", f"{name[:200]!r} names no file: {error}") from error
+        if not path.is_relative_to(root):
+            cure = f"name the folder that holds all pictures: --set {self.name}.root=DIR"
+            raise BadImage("outside_root", f"{name[:200]} lies outside {root}; {cure}")
+        return (read_image(path),)
 
     def _group(self, group: str) -> str:
         match = re.search(self.group_pattern, group) if self.group_pattern else None
@@ -201,11 +279,13 @@ class PairsConfig(IngestConfig):
 def clean(text: str) -> str:
     """Without markup, control characters and doubled spaces; entities become the signs that they stand for (NFC).
 
-    Only what looks like a tag is taken for one, so that "p<0.05" and "<5 mitoses" stay.
+    Only tags of known names are taken for markup, so that "p<0.05", "<5 mitoses" and "CD4<CD8 and CK7>CK20" stay.
     """
     text = html.unescape(_TAG.sub(" ", html.unescape(text)))
-    kept = "".join(_KEPT.get(unicodedata.category(sign), sign) for sign in text)
-    return " ".join(unicodedata.normalize("NFC", kept).replace("\ufffd", " ").split())
+    # No printable sign is of a category in _KEPT.
+    if not text.isprintable():
+        text = "".join(_KEPT.get(unicodedata.category(sign), sign) for sign in text)
+    return " ".join(unicodedata.normalize("NFC", text).replace("\ufffd", " ").split())
 
 
 def _text(value: Any) -> str:
@@ -217,29 +297,56 @@ def _share(group: str, seed: int) -> float:
     return int(hashlib.sha256(f"{seed} {group}".encode()).hexdigest()[:12], 16) / 16**12
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """(byte at which it begins, line)."""
+def _lines(file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """(byte at which it begins, line with its end); a byte order mark at the head of the file is none of its text."""
     start = file.tell()
     while line := file.readline():
-        yield start, line
-        start = file.tell()
+        yield start, line.decode("utf-8-sig" if start == 0 else "utf-8", "replace")
+        start += len(line)
 
 
-def _rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(byte at which it begins, row) of a CSV; a quoted value may hold line breaks."""
-    ends = [file.tell()]
+def _csv_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    """(byte at which it begins, row) of a CSV, or the error of a row of one line.
+
+    Raises UserError where a row of several lines is faulty: which of its lines are rows of their own is then unknown.
+    """
+    lines: list[str] = []
+    line_number, row_number = 1, 0
+
+    def fault(why: str) -> UserError:
+        row = f"row {row_number}" if row_number else "header"
+        return UserError(
+            f"{path}, line {line_number} ({row}): a quote that opens there {why}, so that it is unknown which lines "
+            "are rows; close it, double quotes within a value, or save the table as .jsonl"
+        )
 
     def text() -> Iterator[str]:
-        for start, line in _lines(file):
-            ends.append(start + len(line))
-            yield line.decode("utf-8-sig" if start == 0 else "utf-8", "replace")
+        for _, line in _lines(file):
+            lines.append(line)
+            if len(lines) > _MAX_LINE_BREAKS + 1:
+                raise fault(f"is not closed within {_MAX_LINE_BREAKS} line breaks")
+            yield line
 
-    start = ends[0]
-    # A value may be long (a page of text in a caption), and the default limit would end the whole table there.
-    csv.field_size_limit(64 * 2**20)
-    for row in csv.reader(text(), delimiter=delimiter):
-        yield start, row
-        start = ends[-1]
+    csv.field_size_limit(_MAX_VALUE_CHARS)
+    reader = csv.reader(text())
+    while True:
+        start = file.tell()
+        found: list[str] | csv.Error
+        try:
+            found = next(reader)
+            if len(lines) > 1:
+                # Forgiving, csv takes what follows a closed quote, and a quote that is open at the end.
+                next(csv.reader(lines, strict=True))
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if len(lines) > 1:
+                raise fault(f"is not closed as it should be within {len(lines)} lines ({error})") from error
+            found = error
+        yield start, found
+        row_number += found != []
+        line_number += len(lines)
+        lines.clear()
 
 
 PAIRS = Source("pairs", PairsConfig, "a table of captions with pictures: JSON lines, CSV or TSV")

