@@ -82,7 +82,7 @@ class ProbeConfig(StageConfig):
 class ReportConfig(StageConfig):
     """Entry of a recipe: one page over what the named stages measured, in this order."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     kind: Literal["report"]
     title: str = ""
