@@ -18,7 +18,7 @@ from pathloom.store import SAMPLES_PER_SHARD, count_records, read_samples, write
 def run_curate(config: CurateConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     """Prepare each step on what the steps before it leave, then write what all of them leave.
 
-    Samples are read again for every step that looks at the set first, so memory holds one shard and what the steps remember.
+    Samples are read again for every step that looks at the set first: memory holds one shard and what steps remember.
     """
     changes: list[Change] = []
 
