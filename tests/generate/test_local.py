@@ -299,3 +299,30 @@ def test_eight_requests_at_once_over_a_server_are_answered_as_without_it(small, 
     assert [each and each.text for each in ended] == [each.text for each in direct]
     assert all(each and each.text.strip() and each.prompt_tokens and each.completion_tokens for each in ended)
     assert max(batches) > 1
+
+
+def test_a_structured_model_keeps_to_the_schema_and_leaves_other_requests_free():
+    try:
+        held, free = (open_local("smollm2", structured=structured) for structured in (True, False))
+    except UserError as error:
+        pytest.skip(str(error))
+    schema = {
+        "title": "Organ",
+        "type": "object",
+        "properties": {"organ": {"enum": ["breast", "colon"]}, "sure": {"type": "boolean"}},
+        "required": ["organ", "sure"],
+        "additionalProperties": False,
+    }
+    plain = Request(
+        messages=(Message(role="user", text="Which organ has glands?"),),
+        sampling=Sampling(temperature=0, max_tokens=24),
+    )
+    asked = [("held", plain.model_copy(update={"json_schema": schema})), ("free", plain)]
+    answers = {key: answer for batch in held.generate(asked) for key, answer in batch}
+    told = json.loads(answers["held"].text)
+    assert told["organ"] in ("breast", "colon")
+    assert isinstance(told["sure"], bool)
+    assert not answers["held"].cut_off
+    ((_, unheld),) = next(iter(free.generate(asked[1:])))
+    assert answers["free"].text == unheld.text
+    assert held.model == f"{free.model}:structured", "another key: the answers differ"

@@ -26,7 +26,7 @@ from pathloom.store import read_samples
 @pytest.fixture(scope="module")
 def smollm2() -> Local:
     try:
-        return open_local("smollm2", batch_size=16, dtype="bfloat16")
+        return open_local("smollm2", batch_size=16, dtype="bfloat16", structured=True)
     except UserError as error:
         pytest.skip(str(error))
 

@@ -46,6 +46,7 @@ class LocalRef(Record):
     model: str = Field(default="smollm2", description="`smollm2`, a folder, or a hub id")
     batch_size: int = Field(default=16, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    structured: bool = Field(default=False, description="hold answers to the JSON schema; needs xgrammar")
 
 
 class GeneratorRef(Record):
@@ -75,7 +76,7 @@ class GeneratorRef(Record):
         if self.local:
             from pathloom.generate.local import local_name
 
-            return local_name(self.local.model, self.local.dtype)
+            return local_name(self.local.model, self.local.dtype, self.local.structured)
         from pathloom.generate.rules import PhantomRules
 
         return PhantomRules.model
@@ -94,7 +95,10 @@ class GeneratorRef(Record):
         if self.local:
             from pathloom.generate.local import open_local
 
-            return open_local(self.local.model, batch_size=self.local.batch_size, dtype=self.local.dtype)
+            local = self.local
+            return open_local(
+                local.model, batch_size=local.batch_size, dtype=local.dtype, structured=local.structured
+            )
         from pathloom.generate.rules import PhantomRules
 
         return PhantomRules()

@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 
 from pathloom.card import refuse_pickles
 from pathloom.generate.generator import Generation, Request, Sampling
+from pathloom.generate.structured import Grammars, check_xgrammar
 from pathloom.stage import UserError
 
 Dtype = Literal["float32", "bfloat16"]
@@ -30,8 +31,8 @@ _SLICES, _SLICE_BYTES = 64, 2**14  # of a weights file, for its hash; our own ch
 class Local:
     """Answers of one request do not depend on the others in its batch, up to the rounding of sums.
 
-    Sampling settings are taken from the request alone, not from the model's generation_config. A `json_schema` is not
-    enforced: the prompt has to ask for it, and the reader refuses what does not fit.
+    Sampling settings are taken from the request alone, not from the model's generation_config. A `json_schema` is only
+    enforced where the model is `structured`; otherwise the reader refuses what does not fit.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Local:
         *,
         batch_size: int = 16,
         dtype: Dtype = "float32",
+        structured: bool = False,
         name: str | None = None,
     ) -> None:
         """`location` is a model folder or a hub id. Weights are loaded when the first request comes.
@@ -48,9 +50,12 @@ class Local:
         files, or the hub id with its commit. Raises UserError for a place without a model.
         """
         self.folder, found = _locate(location)
-        self.model = _with_dtype(name or found, dtype)
+        if structured:
+            check_xgrammar()
+        self.model = _with_settings(name or found, dtype, structured)
         self.batch_size = batch_size
         self.dtype = dtype
+        self.structured = structured
         self._loaded: _Loaded | None = None
 
     def generate(self, requests: Iterable[tuple[str, Request]]) -> Iterator[Sequence[tuple[str, Generation]]]:
@@ -58,7 +63,7 @@ class Local:
         left = iter(requests)
         while batch := list(itertools.islice(left, self.batch_size)):
             if self._loaded is None:
-                self._loaded = _Loaded(self.folder, self.dtype)
+                self._loaded = _Loaded(self.folder, self.dtype, self.structured)
             started = time.perf_counter()
             answers = self._loaded.answer([request for _, request in batch])
             told = {"model": self.model, "seconds": time.perf_counter() - started}
@@ -70,7 +75,7 @@ class Local:
 class _Loaded:
     """Weights and tokenizer. Its Generations bear no model and no time yet."""
 
-    def __init__(self, folder: Path, dtype: Dtype) -> None:
+    def __init__(self, folder: Path, dtype: Dtype, structured: bool) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         from transformers.utils.logging import disable_progress_bar
 
@@ -104,6 +109,8 @@ class _Loaded:
         self.pad = min(self.ends) if pad is None else pad
         model.generation_config = GenerationConfig(eos_token_id=sorted(self.ends), pad_token_id=self.pad)
         self.network = model.to(default_device())
+        vocab_size = model.get_output_embeddings().weight.shape[0]
+        self.grammars = Grammars(self.tokenizer, vocab_size, sorted(self.ends)) if structured else None
 
     def answer(self, requests: Sequence[Request]) -> list[Generation]:
         prompts = [self._prompt(request) for request in requests]
@@ -140,14 +147,19 @@ class _Loaded:
         tokens_BT = [[self.pad] * num + prompt for num, (prompt, _) in zip(left, given, strict=True)]
         mask_BT = [[0] * num + [1] * (width - num) for num in left]
         limits = [min(request.sampling.max_tokens, self.context - len(prompt)) for prompt, request in given]
-        draw = _Draw([request.sampling for _, request in given], [_seed(request) for _, request in given])
+        processors: list[Any] = []
+        if self.grammars is not None:
+            processors.append(self.grammars.hold([request.json_schema for _, request in given], width))
+        processors.append(
+            _Draw([request.sampling for _, request in given], [_seed(request) for _, request in given])
+        )
         with torch.inference_mode():
             all_BN = self.network.generate(
                 input_ids=torch.tensor(tokens_BT, device=device),
                 attention_mask=torch.tensor(mask_BT, device=device),
                 max_new_tokens=max(limits),
                 do_sample=False,
-                logits_processor=LogitsProcessorList([draw]),
+                logits_processor=LogitsProcessorList(processors),
                 stopping_criteria=StoppingCriteriaList([_Full(width, limits)]),
             )
         new_BN = all_BN[:, width:].tolist()
@@ -226,16 +238,25 @@ def _seed(request: Request) -> str:
     return f"{request.sampling.seed} {[(message.role, message.text) for message in request.messages]}"
 
 
-def open_local(location: str, *, batch_size: int = 16, dtype: Dtype = "float32") -> Local:
+def open_local(
+    location: str, *, batch_size: int = 16, dtype: Dtype = "float32", structured: bool = False
+) -> Local:
     """Local of a folder, a hub id, or `smollm2` for the model of that function. Raises UserError, see both."""
-    if location != "smollm2":
-        return Local(location, batch_size=batch_size, dtype=dtype)
-    return Local(str(smollm2()), batch_size=batch_size, dtype=dtype, name=smollm2_name())
+    shipped = location == "smollm2"
+    return Local(
+        str(smollm2()) if shipped else location,
+        batch_size=batch_size,
+        dtype=dtype,
+        structured=structured,
+        name=smollm2_name() if shipped else None,
+    )
 
 
-def local_name(location: str, dtype: Dtype) -> str:
+def local_name(location: str, dtype: Dtype, structured: bool = False) -> str:
     """`model` of what `open_local` gives, without loading it. Raises UserError as that does."""
-    return _with_dtype(smollm2_name() if location == "smollm2" else _locate(location)[1], dtype)
+    return _with_settings(
+        smollm2_name() if location == "smollm2" else _locate(location)[1], dtype, structured
+    )
 
 
 def smollm2_name() -> str:
@@ -301,9 +322,9 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pathloom"
 
 
-def _with_dtype(name: str, dtype: Dtype) -> str:
-    """Rounding decides some answers, so weights in another type are another model."""
-    return name if dtype == "float32" else f"{name}:{dtype}"
+def _with_settings(name: str, dtype: Dtype, structured: bool) -> str:
+    """Rounding decides some answers and a schema many: each such setting makes another model."""
+    return name + ("" if dtype == "float32" else f":{dtype}") + (":structured" if structured else "")
 
 
 def _locate(location: str) -> tuple[Path, str]:
