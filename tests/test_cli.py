@@ -404,3 +404,75 @@ def test_the_prompts_are_shown_with_their_sources(capsys):
     shown = capsys.readouterr().out
     assert shown.count("## ") == 75 + 1
     assert "tasks.choice: Patho-R1 2025" in shown
+
+
+CURATED = """
+name: curated
+stages:
+  - {name: pairs, kind: ingest, source: pairs, table: TABLE, images: ignored}
+  - name: labelled
+    kind: curate
+    samples: [pairs]
+    steps: [{step: subfield, by: words, keep: [histopathology]}]
+"""
+
+
+@pytest.fixture
+def curated(tmp_path: Path) -> Path:
+    """A folder in which two captions were curated: one is kept, one dropped by each stage."""
+    captions = {"kept": "Colon, H&E: fused glands.", "smear": "Pap smear with many cells.", "short": "Colon."}
+    rows = [json.dumps({"id": name, "caption": text}) for name, text in captions.items()]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    (tmp_path / "curated.yaml").write_text(CURATED.replace("TABLE", str(tmp_path / "pairs.jsonl")))
+    return tmp_path
+
+
+def curate(folder: Path) -> int:
+    return main(["run", str(folder / "curated.yaml"), "--runs", str(folder / "runs")])
+
+
+def test_a_run_says_what_each_stage_kept_and_dropped(curated, capsys):
+    assert curate(curated) == 0
+    said = capsys.readouterr().out
+    assert "; 2 kept, 1 dropped (caption_too_short 1)" in said
+    assert "; 1 kept, 1 dropped (subfield 1)" in said
+
+
+def test_explain_names_the_stage_that_dropped_a_sample(curated, capsys):
+    curate(curated)
+    capsys.readouterr()
+    assert main(["explain", "pairs/smear", "--runs", str(curated / "runs")]) == 0
+    said = capsys.readouterr().out
+    assert "held by pairs-" in said
+    assert "dropped by labelled-" in said
+    assert "curate.subfield: subfield (cytology" in said
+    assert main(["explain", "pairs/short", "--runs", str(curated / "runs")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("pairs/short\n  dropped by pairs-")
+    assert "caption_too_short (Colon.)" in said
+
+
+def test_a_stage_is_shown_by_its_name_and_a_sample_as_the_newest_stage_left_it(curated, capsys):
+    curate(curated)
+    capsys.readouterr()
+    assert main(["show", "labelled", "--runs", str(curated / "runs")]) == 0
+    assert json.loads(capsys.readouterr().out)["stage"] == "labelled"
+    assert main(["show", "pairs/kept", "--runs", str(curated / "runs")]) == 0
+    assert json.loads(capsys.readouterr().out)["subfield"] == "histopathology"
+
+
+def test_every_step_is_listed_with_its_keys(capsys):
+    assert main(["list", "steps"]) == 0
+    said = capsys.readouterr().out
+    for step in (
+        "subfield",
+        "organ",
+        "difficulty",
+        "reasoning_filter",
+        "near_duplicates",
+        "reviewed",
+        "draw",
+        "apart",
+    ):
+        assert f"  {step}: `{{step: {step}" in said
+    assert "count (needed): Samples to draw" in said

@@ -105,11 +105,11 @@ def test_without_a_price_no_money_is_named(recipe, tmp_path):
     assert "no price" in lines(recipe, tmp_path / "runs", "reasoning.teacher.prices={}")[2]
 
 
-def test_a_table_of_prices_without_the_model_is_refused_when_money_is_capped(recipe, tmp_path, capsys):
+def test_a_table_of_prices_without_the_model_is_said_when_money_is_capped(recipe, tmp_path, capsys):
     overrides = ["reasoning.teacher.prices={n: {prompt: 1, completion: 1}}", "reasoning.teacher.max_cost=1"]
     arguments = ["plan", str(recipe), "--runs", str(tmp_path / "runs")]
-    assert main([*arguments, *(word for one in overrides for word in ("--set", one))]) == 1
-    assert "no price for m" in capsys.readouterr().err
+    assert main([*arguments, *(word for one in overrides for word in ("--set", one))]) == 0
+    assert "no price for m" in capsys.readouterr().out.partition("before it can run:")[2]
 
 
 def test_the_command_prints_the_plan(recipe, tmp_path, capsys):
@@ -144,3 +144,10 @@ def test_without_its_table_a_recipe_is_listed_and_the_table_asked_for(recipe, tm
     found = lines(recipe, tmp_path / "runs", "pairs.table=nowhere.jsonl")
     assert found[1] == "  pairs (ingest): to do"
     assert found[-1] == "  pairs.table: nowhere.jsonl is not a file"
+
+
+def test_a_key_that_is_not_set_is_said_before_anything_runs(recipe, tmp_path, monkeypatch):
+    monkeypatch.delenv("LAB_KEY", raising=False)
+    found = lines(recipe, tmp_path / "runs", "reasoning.teacher.generator.endpoint.api_key_env=LAB_KEY")
+    assert found[-2] == "before it can run:"
+    assert "the environment variable LAB_KEY is not set" in found[-1]

@@ -367,3 +367,51 @@ def test_the_comparison_of_reinforcement_starts_from_the_stages_of_the_quickstar
 
     for name in ("phantoms", "seeing", "pretrain", "sft"):
         assert comparison.stage(name) == quickstart.stage(name)
+
+
+ENGINE = """
+name: engine
+stages:
+  - {name: pairs, kind: ingest, source: pairs, table: pairs.csv}
+  - name: levels
+    kind: curate
+    samples: [pairs]
+    steps: [{step: organ}, {step: draw, count: 5}]
+  - name: reasoning
+    kind: reason
+    samples: [levels]
+    teacher: {generator: {endpoint: {url: "http://h/v1", model: m}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "reasoning.teacher.max_costs=1",
+            r"teacher.max_costs: unknown key, did you mean 'max_cost'\?; known: ",
+        ),
+        ("reasoning.teacher.generator.endpoint.settings.conections=1", r"did you mean 'connections'\?"),
+        ("levels.steps.1.cuont=1", r"steps.1.draw.cuont: unknown key, did you mean 'count'\?"),
+        (
+            "levels.steps.0.step=organs",
+            r"steps.0: unknown 'organs', did you mean 'organ'\?; known: subfield, ",
+        ),
+        ("levels.steps.7.count=1", "7 is none of the places 0 to 1"),
+        ("levels.steps.draw.count=1", "draw is none of the places 0 to 1"),
+        ("levels.steps.0=1", "0 stands in a list"),
+        ("levels.steps.1.count.x=1", "count is a value, not a mapping"),
+    ],
+)
+def test_a_wrong_key_inside_a_block_or_a_list_is_named_with_the_nearest(tmp_path, override, message):
+    path = tmp_path / "engine.yaml"
+    path.write_text(ENGINE)
+    with pytest.raises(UserError, match=message):
+        load_recipe(path, [override])
+
+
+def test_an_entry_of_a_list_can_be_set_by_its_place(tmp_path):
+    path = tmp_path / "engine.yaml"
+    path.write_text(ENGINE)
+    levels = load_recipe(path, ["levels.steps.1.count=7"]).stage("levels")
+    assert levels.model_dump()["steps"][1]["count"] == 7

@@ -24,7 +24,7 @@ examples:
   pathloom show recipes/tiles.yaml                       what would run, and what is done already
   pathloom explain phantom/diagnosis/test/00003          where a sample came from and what happened to it
   pathloom score --task choice --parse free answers.jsonl
-  pathloom review labelled-3f2a --field subfield         a page on which a person corrects labels
+  pathloom review labelled --field subfield              a page on which a person corrects labels
 """
 _REVIEW = """\
 Write a page on which a person corrects labels or checks written samples, or merge what the page exported.
@@ -33,7 +33,7 @@ The page is one file that needs no network. Press ? on it for its keys and E to 
 """
 _REVIEW_EPILOG = """\
 example:
-  pathloom review runs/labelled-3f2a --field subfield --limit 200 --out review.html
+  pathloom review labelled --field subfield --limit 200 --out review.html
   (open review.html in a browser, decide, press E)
   pathloom review --apply review-subfield-9c1e-Ada.jsonl --into reviews/subfield.jsonl --out review.html
   and in a recipe's curate stage: {step: reviewed, files: [reviews/subfield.jsonl]}
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(command=_plan)
 
     listing = commands.add_parser(
-        "list", help="list recipes, kinds, sources, tasks, benchmarks, presets, phantoms, runs"
+        "list", help="list recipes, kinds, sources, steps, tasks, benchmarks, presets, phantoms, runs"
     )
     listing.add_argument("what", nargs="?", choices=_LISTS, help="only this list")
     listing.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser(
         "show", help="show a recipe's stages, a stage's manifest, a sample, or prompts"
     )
-    show.add_argument("thing", help="a recipe file, a stage folder, a sample id, or `prompts`")
+    show.add_argument("thing", help="a recipe file, a stage by name or folder, a sample id, or `prompts`")
     show.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="as for run")
     show.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
     show.set_defaults(command=_show)
@@ -154,7 +154,9 @@ def _add_review(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         epilog=_REVIEW_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    review.add_argument("stage", nargs="?", metavar="STAGE_FOLDER", help="a folder, or its name under --runs")
+    review.add_argument(
+        "stage", nargs="?", metavar="STAGE", help="a stage of --runs by its name, or its folder"
+    )
     review.add_argument(
         "--field", default="subfield", help="what is asked: subfield (default), organ, or keep: keep or drop"
     )
@@ -199,7 +201,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-_LISTS = ("recipes", "kinds", "sources", "tasks", "benchmarks", "presets", "phantoms", "runs")
+_LISTS = ("recipes", "kinds", "sources", "steps", "tasks", "benchmarks", "presets", "phantoms", "runs")
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -250,7 +252,7 @@ def _score(arguments: argparse.Namespace) -> int:
 
 
 def _review(arguments: argparse.Namespace) -> int:
-    from pathloom.stage import UserError
+    from pathloom.stage import UserError, find_stage
 
     if (arguments.apply is None) == (arguments.stage is None) or (arguments.apply is None) != (
         arguments.into is None
@@ -264,7 +266,8 @@ def _review(arguments: argparse.Namespace) -> int:
         return 0
     from pathloom.curate.review import page_lines, samples_of, write_page
 
-    folder, samples = samples_of(arguments.stage, arguments.runs)
+    found = find_stage(arguments.stage, arguments.runs)
+    folder, samples = samples_of(str(found or arguments.stage), arguments.runs)
     page = write_page(
         samples,
         arguments.out,

@@ -3,16 +3,19 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 from pathloom.benchmarks import BENCHMARKS
+from pathloom.curate.config import AnyStep
 from pathloom.curate.prompts import prompt_lines
+from pathloom.curate.step import StepConfig
 from pathloom.ingest import SOURCES
 from pathloom.ingest.phantom import QUESTIONS
 from pathloom.models.presets import PRESETS
 from pathloom.recipe import KINDS, load_recipe
 from pathloom.run import plan
 from pathloom.schema import Sample
-from pathloom.stage import MANIFEST_FILE, UserError, read_jsonl
+from pathloom.stage import MANIFEST_FILE, UserError, find_stage, read_jsonl
 from pathloom.store import read_samples
 from pathloom.tasks import TASKS
 
@@ -25,6 +28,8 @@ def list_lines(what: str, runs: Path) -> list[str]:
         return ["ingest", *KINDS]
     if what == "sources":
         return [f"{source.name}: {source.summary}" for source in SOURCES]
+    if what == "steps":
+        return [line for step in get_args(AnyStep) for line in _step_lines(step)]
     if what == "tasks":
         return [
             f"{task.name}: {task.metric}, templates {', '.join(t.name for t in task.templates)}"
@@ -46,6 +51,16 @@ def list_lines(what: str, runs: Path) -> list[str]:
     return [f"{folder.name}  {_seconds(folder)}" for folder in _stage_folders(runs)]
 
 
+def _step_lines(step: type[StepConfig]) -> Iterator[str]:
+    """A step's first words, then each of its keys with what it takes by default."""
+    words = " ".join((step.__doc__ or "").split()).removeprefix("Entry of `steps`: ")
+    yield f"{get_args(step.model_fields['step'].annotation)[0]}: {words.partition('. ')[0].rstrip('.')}"
+    for name, field in step.model_fields.items():
+        if name != "step":
+            default = "needed" if field.is_required() else f"default {field.default!r}"
+            yield f"    {name} ({default}){f': {field.description}' if field.description else ''}"
+
+
 def _seconds(folder: Path) -> str:
     manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     return f"{manifest['kind']}, {manifest['seconds']} s"
@@ -59,17 +74,16 @@ def _stage_folders(runs: Path) -> list[Path]:
 
 
 def show_lines(thing: str, runs: Path, overrides: Sequence[str]) -> Iterator[str]:
-    """A recipe's stages, a stage folder's manifest, a Sample, or the prompts of the stage `reason`."""
+    """A recipe's stages, a stage's manifest, a Sample as the newest stage left it, or the prompts of `reason`."""
     path = Path(thing)
     if thing == "prompts":
         yield from prompt_lines()
     elif path.suffix in (".yaml", ".yml"):
         yield from _show_recipe(path, runs, overrides)
-    elif (path / MANIFEST_FILE).is_file() or (runs / thing / MANIFEST_FILE).is_file():
-        folder = path if (path / MANIFEST_FILE).is_file() else runs / thing
+    elif (folder := find_stage(thing, runs)) is not None:
         yield (folder / MANIFEST_FILE).read_text(encoding="utf-8").rstrip()
     else:
-        _, sample = next(_find(thing, runs))
+        *_, (_, sample) = _find(thing, runs)
         yield sample.model_dump_json(indent=2, exclude={"images": {"__all__": {"data"}}})
 
 
@@ -84,7 +98,12 @@ def _show_recipe(path: Path, runs: Path, overrides: Sequence[str]) -> Iterator[s
 
 def explain_lines(sample_id: str, runs: Path) -> Iterator[str]:
     """The chain from the outside world to every answer given about this Sample."""
-    found = list(_find(sample_id, runs))
+    dropped = list(_drops(sample_id, runs))
+    found = list(_find(sample_id, runs)) if not dropped or _is_kept(sample_id, runs) else []
+    if not found:
+        yield sample_id
+        yield from dropped
+        return
     _, sample = found[-1]
     origin = sample.origin
     yield f"{sample.id} ({sample.task}, split {sample.split})"
@@ -108,8 +127,13 @@ def explain_lines(sample_id: str, runs: Path) -> Iterator[str]:
         yield f"  {event.step} v{event.version}{by}{f': {event.note}' if event.note else ''}"
     for folder, _ in found:
         yield f"  held by {folder.name}"
+    yield from dropped
     yield f"  question: {sample.question}"
+    if sample.choices:
+        yield f"  options: {'; '.join(sample.choices)}"
     yield f"  answer: {sample.answer or [list(region.box_px) for region in sample.regions]}"
+    if sample.reasoning:
+        yield f"  reasoning: {sample.reasoning}"
     yield from _answers(sample_id, runs)
 
 
@@ -120,6 +144,22 @@ def _answers(sample_id: str, runs: Path) -> Iterator[str]:
             if score["sample_id"] == sample_id:
                 control = "" if score["control"] == "none" else f" ({score['control']})"
                 yield f"  {folder.name}{control}: {score['answer']!r}, correct {score['correct']:g}"
+
+
+def _drops(sample_id: str, runs: Path) -> Iterator[str]:
+    """A line for each stage that dropped the Sample, or one that was to be written from it."""
+    for folder in _stage_folders(runs):
+        for path in sorted((folder / "drops").glob("*.jsonl")):
+            for row in read_jsonl(path):
+                if row["sample_id"] == sample_id:
+                    yield f"  dropped by {folder.name}, {row['step']}: {row['reason']} ({row['detail'][:300]})"
+
+
+def _is_kept(sample_id: str, runs: Path) -> bool:
+    try:
+        return next(_find(sample_id, runs), None) is not None
+    except UserError:
+        return False
 
 
 def _find(sample_id: str, runs: Path) -> Iterator[tuple[Path, Sample]]:

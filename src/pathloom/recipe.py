@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pathloom.curate.config import CurateConfig, ReasonConfig
 from pathloom.curate.features import EmbedConfig
@@ -127,11 +127,18 @@ def _override(stages: list[dict[str, Any]], override: str) -> None:
     if not named:
         known = ", ".join(str(stage.get("name")) for stage in stages)
         raise UserError(f"--set {override}: no stage {stage_name!r}; the recipe has {known}")
-    place: dict[str, Any] = named[0]
+    place: Any = named[0]
     for key in keys[:-1]:
-        place = place.setdefault(key, {})
-        if not isinstance(place, dict):
+        if isinstance(place, list):  # counted from 0, as in the messages about them
+            if not key.isdecimal() or int(key) >= len(place):
+                raise UserError(f"--set {override}: {key} is none of the places 0 to {len(place) - 1}")
+            place = place[int(key)]
+        else:
+            place = place.setdefault(key, {})
+        if not isinstance(place, dict | list):
             raise UserError(f"--set {override}: {key} is a value, not a mapping")
+    if isinstance(place, list):
+        raise UserError(f"--set {override}: {keys[-1]} stands in a list; name a key of one of its entries")
     try:
         place[keys[-1]] = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -226,9 +233,43 @@ def _check_stage(entry: dict[str, Any], path: str) -> StageConfig:
 def _explain(item: Mapping[str, Any], config: type[StageConfig], where: str) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return f"{where}.{key}: unknown key"
+        known = _fields_at(config, item["loc"][:-1])
+        hint = f"{_nearest(str(item['loc'][-1]), known)}; known: {', '.join(known)}" if known else ""
+        return f"{where}.{key}: unknown key{hint}"
+    if item["type"] == "union_tag_invalid":
+        tags = [tag.strip(" '") for tag in str(item["ctx"]["expected_tags"]).split(",")]
+        named = str(item["ctx"]["tag"])
+        return f"{where}.{key}: unknown {named!r}{_nearest(named, tags)}; known: {', '.join(tags)}"
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{where}.{key}: {message}" if key else f"{where}: {message}"
+
+
+def _fields_at(config: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+    """Keys of the block that an error's place leads to; a number leads into a list, a step's name to that step."""
+    models = [config]
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        inner = [
+            each
+            for model in models
+            if part in model.model_fields
+            for each in _models_in(model.model_fields[part].annotation)
+        ]
+        models = inner or [model for model in models if _tag_of(model) == part] or models
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def _tag_of(model: type[BaseModel]) -> Any:
+    """The word that names a step in a recipe."""
+    field = model.model_fields.get("step")
+    return next(iter(get_args(field.annotation)), None) if field else None
 
 
 def _pick(known: Mapping[str, type[StageConfig]], name: str, where: str) -> type[StageConfig]:

@@ -185,8 +185,8 @@ def _run_stages(
             say(f"{head}: done before, {stage.folder.name}")
         else:
             say(f"{head}: running")
-            seconds = _run_stage(stage, {name: folders[name] for name in stage.config.needs()}, root)
-            say(f"{head}: {seconds:.1f} s, {stage.folder.name}")
+            seconds, counts = _run_stage(stage, {name: folders[name] for name in stage.config.needs()}, root)
+            say(f"{head}: {seconds:.1f} s, {stage.folder.name}{_kept_and_dropped(counts)}")
         if stage.config.kind == "report":
             report = _publish(stage.folder, root / recipe.name)
     return report
@@ -206,8 +206,23 @@ def _lock(root: Path) -> TextIO:
     return lock
 
 
-def _run_stage(stage: PlannedStage, inputs: Mapping[str, Path], root: Path) -> float:
-    """One stage into its partial folder, then its manifest, then the rename that makes it appear."""
+def _kept_and_dropped(counts: Mapping[str, Any]) -> str:
+    """`; 43 kept, 13 dropped (too_few_for_levels 13)` of a stage that makes or sorts Samples; "" of others."""
+    if "samples" not in counts:
+        return ""
+    drops = counts["drops"]
+    most = sorted(drops, key=lambda reason: -drops[reason])[:4]
+    reasons = ", ".join(f"{reason} {drops[reason]}" for reason in most) + (
+        ", ..." if len(drops) > len(most) else ""
+    )
+    dropped = f", {sum(drops.values())} dropped ({reasons})" if drops else ""
+    return f"; {counts['samples']} kept{dropped}"
+
+
+def _run_stage(
+    stage: PlannedStage, inputs: Mapping[str, Path], root: Path
+) -> tuple[float, Mapping[str, Any]]:
+    """One stage into its partial folder, its manifest, then the rename that makes it appear; seconds and counts."""
     partial = root / PARTIAL / stage.folder.name
     partial.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -217,7 +232,7 @@ def _run_stage(stage: PlannedStage, inputs: Mapping[str, Path], root: Path) -> f
     _sync_tree(partial)
     partial.rename(stage.folder)
     _sync_folder(root)
-    return seconds
+    return seconds, counts
 
 
 def _manifest(

@@ -98,6 +98,19 @@ def shipped_bases() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in _BASES.glob("*/model.safetensors")))
 
 
+def find_stage(thing: str, runs: Path) -> Path | None:
+    """A finished stage's folder: given as a path, by its name under `runs`, or as the stage's name, newest first."""
+    for folder in (Path(thing), runs / thing):
+        if (folder / MANIFEST_FILE).is_file():
+            return folder
+    found = [
+        path.parent
+        for path in runs.glob(f"*/{MANIFEST_FILE}")
+        if path.parent.name.rpartition("-")[0] == thing
+    ]
+    return max(found, key=lambda folder: (folder / MANIFEST_FILE).stat().st_mtime_ns, default=None)
+
+
 def write_json(value: Any, path: Path) -> None:
     """Indented JSON, on the disk before this returns."""
     with path.open("w", encoding="utf-8") as file:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.fixtures import make_sample
 
-from pathloom.curate.decisions import read_card
+from pathloom.curate.decisions import content_of, read_card
 from pathloom.curate.review import write_page
 from pathloom.schema import Event, Sample
 
@@ -40,6 +40,7 @@ def example_page(folder: Path) -> Path:
 def line(page: Path, sample_id: str = "a", value: str = "gross", **fields: Any) -> dict[str, Any]:
     card = read_card(page)
     given = {"reviewer": "Ada", "note": "", "page_id": card.page_id, "decided_at": NOON, "field": card.field}
+    given["content"] = card.contents.get(sample_id, "0" * 16)
     return {"sample_id": sample_id, "value": value, **given, **fields}
 
 
@@ -51,6 +52,7 @@ def write_lines(path: Path, *lines: dict[str, Any], end: str = "") -> Path:
 def decided(
     sample_id: str, value: str, reviewer: str = "Ada", field: str = "subfield", note: str = ""
 ) -> Any:
+    """A line about `labelled(sample_id)`."""
     return {
         "sample_id": sample_id,
         "field": field,
@@ -58,5 +60,6 @@ def decided(
         "reviewer": reviewer,
         "note": note,
         "page_id": "0",
+        "content": content_of(labelled(sample_id), field),
         "decided_at": NOON,
     }

@@ -207,3 +207,11 @@ def test_other_words_are_another_key(monkeypatch):
     monkeypatch.setattr(words, "_TABLE", {"organs": {}, "subfields": {}})
 
     assert step.fingerprint() != before
+
+
+def test_few_gives_a_small_sub_field_one_level_where_the_user_says_so(tmp_path):
+    samples, vectors = make(12)
+
+    _, results = run(samples, {"seen": write_features(tmp_path / "seen", vectors)}, few="medium")
+
+    assert [one.level for one in results if isinstance(one, Sample)] == ["medium"] * 12

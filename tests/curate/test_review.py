@@ -10,7 +10,7 @@ from tests.curate.reviews import example_page, ids_of, labelled, line, page_of, 
 from tests.fixtures import make_image, make_sample, picture
 
 from pathloom.cli import main
-from pathloom.curate.decisions import DROP_REASONS
+from pathloom.curate.decisions import DROP_REASONS, content_of
 from pathloom.curate.review import MAX_IMAGES_PER_SAMPLE, MAX_TEXT_CHARS, confidence_of, write_page
 from pathloom.curate.words import ORGANS, SUBFIELDS
 from pathloom.images import encode_png
@@ -196,6 +196,39 @@ def test_keep_asks_for_the_reason_of_a_drop_and_suggests_nothing(tmp_path):
     assert data["items"][0]["suggestion"] is None
 
 
+@pytest.mark.parametrize("field", ["keep", "subfield"])
+def test_an_item_names_what_is_judged(tmp_path, field):
+    sample = make_sample("s", subfield="ihc")
+
+    write_page([sample], tmp_path / "p.html", field=field, title="T")
+
+    (item,) = page_of(tmp_path / "p.html")["items"]
+    assert item["content"] == content_of(sample, field)
+    assert re.fullmatch("[0-9a-f]{16}", item["content"])
+
+
+@pytest.mark.parametrize(
+    ("change", "of_keep", "of_label"),
+    [
+        ({"question": "Which?"}, True, True),
+        ({"answer": "no"}, True, True),
+        ({"choices": ("yes", "no")}, True, False),
+        ({"earlier": (Turn(question="Which organ?", answer="Kidney."),)}, True, False),
+        ({"reasoning": "Magenta."}, True, False),
+        ({"context": "The caption."}, False, True),
+        ({"images": (make_image(1),)}, False, True),
+        ({"images": (make_image(0).model_copy(update={"path": "/moved/0.png"}),)}, False, False),
+        ({"organ": "breast", "subfield": "ihc"}, False, False),
+    ],
+)
+def test_the_content_changes_with_what_the_field_is_judged_from(change, of_keep, of_label):
+    before = make_sample("s")
+    after = before.changed(Event(step="made", version=1), **change)
+
+    assert (content_of(after, "keep") != content_of(before, "keep")) == of_keep
+    assert (content_of(after, "organ") != content_of(before, "organ")) == of_label
+
+
 def test_any_other_field_is_asked_with_its_choices(tmp_path):
     write_page(
         [make_sample("s")],
@@ -354,5 +387,5 @@ def test_help_teaches_with_an_example(capsys):
         main(["review", "--help"])
 
     shown = capsys.readouterr().out
-    assert "pathloom review runs/labelled-3f2a --field subfield --limit 200" in shown
+    assert "pathloom review labelled --field subfield --limit 200" in shown
     assert "{step: reviewed, files: [reviews/subfield.jsonl]}" in shown

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from tests.curate.reviews import decided, example_page, labelled, line, write_lines
 
-from pathloom.curate.decisions import apply_export, read_decisions
+from pathloom.curate.decisions import apply_export, content_of, read_decisions
+from pathloom.curate.review import write_page
 from pathloom.curate.reviewed import ReviewedStep
-from pathloom.schema import Drop, Sample
+from pathloom.schema import Drop, Event, Sample
 from pathloom.stage import UserError
 
 LATER = "2026-01-02T13:00:00.000Z"
@@ -69,6 +70,8 @@ def test_reviewers_who_disagree_are_both_kept_and_reported(page, tmp_path):
         ({"field": "organ"}, "unknown field 'organ'"),
         ({"value": "h&e"}, "unknown value 'h&e'.*known: histopathology"),
         ({"sample_id": "z"}, "no sample 'z' on"),
+        ({"content": "0" * 16}, "content 0{16} of 'b', but .*page.html shows"),
+        ({"content": "none"}, "content: "),
         ({"page_id": "f00"}, "it is of page f00.*name its own page with --out"),
         ({"decided_at": "yesterday"}, "decided_at: "),
         ({"decided_at": "2026-01-02T12:00:00"}, "decided_at: .*timezone"),
@@ -83,6 +86,36 @@ def test_a_wrong_line_names_file_and_line_and_nothing_is_merged(page, tmp_path, 
         apply_export(export, tmp_path / "r.jsonl", page)
 
     assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_a_line_or_a_page_that_does_not_say_what_was_judged_is_refused(page, tmp_path):
+    old = line(page, "a")
+    del old["content"]
+    path = write_lines(tmp_path / "r.jsonl", line(page, "b"), old)
+
+    with pytest.raises(UserError, match=r"r\.jsonl, line 2: no `content`.*review again"):
+        apply_export(path, tmp_path / "into.jsonl", page)
+    with pytest.raises(UserError, match=r"r\.jsonl, line 2: no `content`.*review again"):
+        ReviewedStep(step="reviewed", files=(path,)).check("here")
+    page.write_text(page.read_text().replace('"content":', '"other":'))
+    with pytest.raises(UserError, match=r"page\.html does not say what text it showed"):
+        apply_export(path, tmp_path / "into.jsonl", page)
+
+
+def test_the_same_verdict_on_a_changed_text_is_another_decision(tmp_path):
+    into, page = tmp_path / "r.jsonl", tmp_path / "page.html"
+    before = labelled("a")
+    after = before.changed(Event(step="made", version=1), context="Another caption.")
+    for sample, changes in ((before, (1, 0)), (after, (0, 1))):
+        write_page([sample], page, field="subfield", title="T")
+        merged = apply_export(write_lines(tmp_path / "e.jsonl", line(page)), into, page)
+        assert (merged.new, merged.changed) == changes
+
+    (kept,) = read_decisions(into)
+    assert kept.content == content_of(after, "subfield")
+    write_page([before], page, field="subfield", title="T")
+    other = line(page, value="ihc", reviewer="Bo")
+    assert apply_export(write_lines(tmp_path / "e.jsonl", other), into, page).conflicts == ()
 
 
 def test_a_cut_last_line_is_a_notice_and_a_cut_line_before_it_is_not(page, tmp_path):
@@ -156,11 +189,60 @@ def test_the_step_sets_confirms_and_drops_and_says_by_whom(tmp_path):
     assert facts == {
         "samples": 4,
         "not_here": 1,
+        "changed_since": {},
         "decided": {"keep": {"Ada": 2}, "organ": {"Ada": 1}, "subfield": {"Ada": 2}},
         "agreement": {"keep": {"Ada": 0.5}, "organ": {"Ada": 0.0}, "subfield": {"Ada": 0.5}},
         "conflicts": 0,
         "undecided": 0,
     }
+
+
+def test_a_changed_text_is_not_judged_by_an_old_decision_and_is_counted(tmp_path):
+    path = write_lines(
+        tmp_path / "r.jsonl",
+        *(
+            decided(name, "drop: wrong answer", reviewer, "keep")
+            for name in "ab"
+            for reviewer in ("Ada", "Bo")
+        ),
+        decided("c", "keep", field="keep"),
+        decided("d", "fish"),
+        decided("d", "drop: other", field="keep"),
+    )
+    again = Event(step="write", version=1)
+    a, c = (labelled(name).changed(again, question="Which stain?", reasoning="Magenta.") for name in "ac")
+    d = labelled("d").changed(again, context="Another caption.")
+
+    after, facts = run_step(path, a, labelled("b"), c, d)
+
+    assert (after["a"], after["c"]) == (a, c)
+    assert isinstance(after["b"], Drop)
+    assert isinstance(after["d"], Drop)
+    assert facts == {
+        "samples": 4,
+        "not_here": 0,
+        "changed_since": {"keep": 3, "subfield": 1},
+        "decided": {"keep": {"Ada": 2, "Bo": 1}},
+        "agreement": {"keep": {"Ada": 0.0, "Bo": 0.0}},
+        "conflicts": 0,
+        "undecided": 0,
+    }
+
+
+def test_only_reviewers_of_the_text_that_is_here_vote(tmp_path):
+    old = {"content": "0" * 16}
+    path = write_lines(
+        tmp_path / "r.jsonl",
+        decided("a", "gross", "Ada") | old,
+        decided("a", "gross", "Bo") | old,
+        decided("a", "fish", "Cy"),
+    )
+
+    after, facts = run_step(path, labelled("a"))
+
+    assert isinstance(after["a"], Sample)
+    assert (after["a"].subfield, after["a"].history[-1].reviewer) == ("fish", "Cy")
+    assert (facts["changed_since"], facts["conflicts"]) == ({"subfield": 2}, 0)
 
 
 def test_a_majority_wins_and_without_one_the_sample_stays_as_it_is(tmp_path):

@@ -1,9 +1,11 @@
 """What reviewers decided: one JSON object a line, as the review page exports it and as a review file keeps it.
 
 A review file holds one line for each (Sample, field, reviewer), the latest. `apply_export` merges an export of the page
-into it; the step `reviewed` reads it.
+into it; the step `reviewed` reads it. Each line says by a digest what it judged, since a Sample of the same id may hold
+other text after a changed setting.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -15,7 +17,7 @@ from typing import Any
 from pydantic import AwareDatetime, Field, ValidationError
 
 from pathloom.curate.words import ORGANS, SUBFIELDS
-from pathloom.schema import Record
+from pathloom.schema import Record, Sample
 from pathloom.stage import UserError, write_jsonl
 
 KEEP, DROP = "keep", "drop"
@@ -30,6 +32,9 @@ FIELDS = ("subfield", "organ", "keep")
 
 SHOWN_CONFLICTS = 10
 
+CONTENT_DIGITS = 16
+"""Hexadecimal digits of SHA-256 that name a content: 64 bits, our own choice."""
+
 PAGE_DATA = '<script type="application/json" id="data">'
 """Opens the data of a page; the end tag follows the only line of JSON, in which every `<` is written as an escape."""
 
@@ -43,8 +48,27 @@ def values_of(field: str) -> tuple[str, ...]:
     return (KEEP, *(f"{DROP}: {reason}" for reason in DROP_REASONS)) if field == "keep" else ()
 
 
+def content_of(sample: Sample, field: str) -> str:
+    """Digest of what a decision about `field` judges; a decision holds for a Sample only while this stays the same.
+
+    `keep` judges what was written: question, options, answer, earlier turns and reasoning. Every other field is a
+    label, judged from the pictures and what is told of them: question, answer (or caption), context and the file names
+    of the pictures, without their folder, so that a moved source voids no review. A Sample's labels are no part of it.
+    """
+    if field == "keep":
+        earlier = [[turn.question, turn.answer] for turn in sample.earlier]
+        judged: list[Any] = [sample.question, sample.choices, sample.answer, earlier, sample.reasoning]
+    else:
+        names = [Path(image.path).name for image in sample.images]
+        judged = [sample.question, sample.answer, sample.context, names]
+    return hashlib.sha256(json.dumps(judged).encode()).hexdigest()[:CONTENT_DIGITS]
+
+
 class Decision(Record):
-    """One line: what one reviewer said about one field of one Sample. The page fills in everything."""
+    """One line: what one reviewer said about one field of one Sample. The page fills in everything.
+
+    `content` is `content_of` the Sample that the reviewer saw.
+    """
 
     sample_id: str
     field: str
@@ -52,6 +76,7 @@ class Decision(Record):
     reviewer: str = Field(min_length=1)
     note: str = ""
     page_id: str
+    content: str = Field(pattern=f"^[0-9a-f]{{{CONTENT_DIGITS}}}$")
     decided_at: AwareDatetime
 
     @property
@@ -66,12 +91,12 @@ class Decision(Record):
 
 @dataclass(frozen=True)
 class PageCard:
-    """What a page asked: the values that could be chosen and the Samples on it."""
+    """What a page asked: the values that could be chosen and the Samples on it, id -> content."""
 
     page_id: str
     field: str
     values: tuple[str, ...]
-    sample_ids: frozenset[str]
+    contents: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -99,8 +124,12 @@ def read_card(page: Path) -> PageCard:
     if found is None:
         raise UserError(f"{page} is not a review page of pathloom")
     data = json.loads(found[1])
-    ids = frozenset(item["id"] for item in data["items"])
-    return PageCard(data["page_id"], data["field"], tuple(data["values"]), ids)
+    if not all("content" in item for item in data["items"]):
+        raise UserError(
+            f"{page} does not say what text it showed; write the page anew and review on that one"
+        )
+    contents = {item["id"]: item["content"] for item in data["items"]}
+    return PageCard(data["page_id"], data["field"], tuple(data["values"]), contents)
 
 
 def read_decisions(path: Path) -> list[Decision]:
@@ -125,11 +154,12 @@ def majority(decisions: Sequence[Decision]) -> str | None:
 
 
 def conflicts(decisions: Iterable[Decision]) -> tuple[tuple[str, str], ...]:
-    """The (sample id, field) on which reviewers disagree, whether or not there is a majority."""
-    verdicts: dict[tuple[str, str], set[str]] = {}
+    """The (sample id, field) on which reviewers of the same content disagree, whether or not there is a majority."""
+    verdicts: dict[tuple[str, str, str], set[str]] = {}
     for decision in decisions:
-        verdicts.setdefault((decision.sample_id, decision.field), set()).add(decision.verdict)
-    return tuple(sorted(key for key, said in verdicts.items() if len(said) > 1))
+        judged = (decision.sample_id, decision.field, decision.content)
+        verdicts.setdefault(judged, set()).add(decision.verdict)
+    return tuple(sorted({judged[:2] for judged, said in verdicts.items() if len(said) > 1}))
 
 
 def apply_export(export: Path, into: Path, page: Path) -> Merged:
@@ -154,7 +184,7 @@ def apply_export(export: Path, into: Path, page: Path) -> Merged:
         old = kept.get(key)
         if old is None:
             counts["new"] += 1
-        elif (old.value, old.note) == (decision.value, decision.note) or decision.decided_at < old.decided_at:
+        elif _said(old) == _said(decision) or decision.decided_at < old.decided_at:
             counts["unchanged"] += 1
             continue
         else:
@@ -184,6 +214,11 @@ def merge_lines(merged: Merged, into: Path) -> list[str]:
     return lines
 
 
+def _said(decision: Decision) -> tuple[str, str, str]:
+    """What makes a decision another one: the same verdict on a changed text is."""
+    return (decision.value, decision.note, decision.content)
+
+
 def _fault(decision: Decision, card: PageCard, page: Path) -> str | None:
     if decision.page_id != card.page_id:
         return f"it is of page {decision.page_id}, but {page} is page {card.page_id}; name its own page with --out"
@@ -191,8 +226,13 @@ def _fault(decision: Decision, card: PageCard, page: Path) -> str | None:
         return f"unknown field {decision.field!r}; {page} asks for {card.field!r}"
     if decision.value not in card.values:
         return f"unknown value {decision.value!r} of {card.field!r}; known: {', '.join(card.values)}"
-    if decision.sample_id not in card.sample_ids:
+    if decision.sample_id not in card.contents:
         return f"no sample {decision.sample_id!r} on {page}"
+    if decision.content != card.contents[decision.sample_id]:
+        return (
+            f"content {decision.content} of {decision.sample_id!r}, but {page} shows "
+            f"{card.contents[decision.sample_id]}; export again from that page"
+        )
     return None
 
 
@@ -215,6 +255,11 @@ def _read(path: Path, notices: list[str], *, whole: bool = True) -> list[tuple[i
             if first["type"] == "json_invalid" and not whole and position == len(numbered):
                 notices.append(f"{path}, line {number}: cut off, left out; export again to have it")
                 continue
+            if (first["type"], first["loc"]) == ("missing", ("content",)):
+                raise UserError(
+                    f"{path}, line {number}: no `content`, so it does not say what text was judged; review again on "
+                    "a new page of `pathloom review`"
+                ) from error
             where = "".join(f"{place}: " for place in first["loc"])
             raise UserError(f"{path}, line {number}: {where}{first['msg']}") from error
     return decisions

@@ -59,6 +59,10 @@ class DifficultyStep(StepConfig):
         default=30, ge=len(LEVELS), description="of a sub-field; default: ten for each level, our own choice"
     )
 
+    few: Level | None = Field(
+        default=None, description="level of Samples of a sub-field with fewer; default: they are dropped"
+    )
+
     def needs(self) -> tuple[str, ...]:
         return self.features
 
@@ -105,11 +109,11 @@ class DifficultyStep(StepConfig):
         if count < self.min_samples:
             return (
                 f"{count} Samples of {subfield} have features, {self.min_samples} are needed: add Samples, lower "
-                "min_samples, or leave them out of this step and set `level` in the stage `reason`"
+                f"min_samples ({len(LEVELS)} at least), or set `few: medium` in this step"
             )
         return (
             f"the {count} Samples of {subfield} show fewer than three different vectors: add other Samples, or set "
-            "`level` in the stage `reason`"
+            "`few: medium` in this step"
         )
 
     def _set_level(
@@ -125,6 +129,7 @@ class DifficultyStep(StepConfig):
             return self.drop(
                 sample, "no_features", f"no row in {', '.join(without)}; missing.jsonl there says why"
             )
+        level = level or self.few
         if level is None:
             return self.drop(sample, "too_few_for_levels", too_few[sample.subfield])
         return sample.changed(self.event(f"level {level}"), level=level)

@@ -19,7 +19,16 @@ from typing import Any
 import jinja2
 from PIL import Image as PILImage
 
-from pathloom.curate.decisions import DROP, DROP_REASONS, FIELDS, KEEP, KEPT, PAGE_DATA, values_of
+from pathloom.curate.decisions import (
+    DROP,
+    DROP_REASONS,
+    FIELDS,
+    KEEP,
+    KEPT,
+    PAGE_DATA,
+    content_of,
+    values_of,
+)
 from pathloom.images import BadImage, load_pixels
 from pathloom.schema import Event, Image, Sample
 from pathloom.stage import UserError
@@ -116,7 +125,7 @@ def write_page(
         if sample.id in ids:
             raise UserError(f"two samples are named {sample.id!r}: a decision could not tell them apart")
         ids.add(sample.id)
-        item = _item(sample, suggest(sample), confide(sample), asked["values"])
+        item = _item(sample, suggest(sample), confide(sample), asked["values"], content_of(sample, field))
         num_bytes += len(json.dumps(item))
         if full := (num_bytes > max_bytes and bool(items)):
             break
@@ -213,12 +222,13 @@ def _keys(labels: Sequence[str]) -> list[str]:
 
 
 def _item(
-    sample: Sample, suggestion: str | None, confidence: float | None, values: Sequence[str]
+    sample: Sample, suggestion: str | None, confidence: float | None, values: Sequence[str], content: str
 ) -> dict[str, Any]:
-    """One Sample as the page shows it. Only `id` and `suggestion` are exact, everything else is cleaned for the eye."""
+    """One Sample as the page shows it. `id`, `content` and `suggestion` are exact, all else is cleaned for the eye."""
     pictures = [_picture(sample, place) for place in range(min(len(sample.images), MAX_IMAGES_PER_SAMPLE))]
     return {
         "id": sample.id,
+        "content": content,
         "name": _shown(sample.id),
         "suggestion": suggestion if suggestion in values else None,
         "confidence": confidence if suggestion in values else None,

@@ -198,7 +198,8 @@
     if (!decided.length) return say("Nothing is decided yet.");
     const lines = decided.map((item) => JSON.stringify({
       sample_id: item.id, field: data.field, value: decision(item).value, reviewer: well(kept.reviewer),
-      note: well(state.notes[item.id] || ""), page_id: data.page_id, decided_at: decision(item).decided_at,
+      note: well(state.notes[item.id] || ""), page_id: data.page_id, content: item.content,
+      decided_at: decision(item).decided_at,
     }) + "\n");
     const link = el("a"), url = URL.createObjectURL(new Blob(lines, {type: "application/jsonl"}));
     link.href = url;
@@ -226,6 +227,9 @@
   $("ask").textContent = data.ask;
   const keys = data.choices.map((choice) => el("kbd", "", choice.key.toUpperCase()));
   $("help_choose").append(...(keys.length > 4 ? [keys[0], " \u2026 ", keys.at(-1)] : keys.flatMap((key) => [key, " "])));
+
+  const suggests = items.some((item) => item.suggestion !== null);
+  for (const id of ["help_enter", "help_accept"]) $(id).hidden = !suggests;
 
   const commands = bare({
     arrowleft: () => step(-1), h: () => step(-1), arrowright: () => step(1), l: () => step(1),

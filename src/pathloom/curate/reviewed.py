@@ -15,6 +15,7 @@ from pathloom.curate.decisions import (
     KEPT,
     Decision,
     conflicts,
+    content_of,
     latest,
     majority,
     read_decisions,
@@ -32,7 +33,8 @@ class ReviewedStep(StepConfig):
     """Entry of `steps`: `{step: reviewed, files: [reviews/subfield.jsonl]}`, files as `pathloom review --apply` writes.
 
     A field on which more than half of its reviewers agree is set, a Sample that they drop is dropped. Where there is no
-    such majority the field stays as it is, which the facts count among the conflicts.
+    such majority the field stays as it is, which the facts count among the conflicts. A decision on other text than the
+    Sample now holds is not applied, and no vote: the facts count those as `changed_since`.
     """
 
     version: ClassVar[int] = 1
@@ -66,7 +68,7 @@ class ReviewedStep(StepConfig):
     def _apply(self, sample: Sample, said: Mapping[str, Sequence[Decision]]) -> Sample | Drop:
         record = sample
         for field in FIELDS:
-            decisions = said.get(field, ())
+            decisions = _valid(sample, field, said.get(field, ()))
             verdict = majority(decisions) if decisions else None
             if verdict is None:
                 continue
@@ -84,6 +86,12 @@ class ReviewedStep(StepConfig):
         return record
 
 
+def _valid(sample: Sample, field: str, decisions: Sequence[Decision]) -> Sequence[Decision]:
+    """The decisions on what the Sample holds now."""
+    content = content_of(sample, field) if decisions else ""
+    return [decision for decision in decisions if decision.content == content]
+
+
 def _why(won: Sequence[Decision]) -> str:
     """The reason of each reviewer with the note, for a Drop's detail."""
     reasons = []
@@ -96,18 +104,26 @@ def _why(won: Sequence[Decision]) -> str:
 def _facts(read: Read, said: Said) -> dict[str, Any]:
     """Counts of the decisions on the Samples that are here.
 
+    `changed_since` counts, for each field, the decisions on text that the Sample no longer holds. `samples` counts all
+    that were reviewed, everything else the decisions that are still valid.
     `agreement` is the share of a reviewer's decisions that leave a label as it was before the review, or a Sample in;
     `conflicts` counts the (Sample, field) on which reviewers disagree, `undecided` those of them without a majority.
     """
     counts: Counter[tuple[str, str]] = Counter()
     agreed: Counter[tuple[str, str]] = Counter()
+    changed: Counter[str] = Counter()
     here: list[Sequence[Decision]] = []
     seen = set()
     for sample in read():
         if sample.id not in said or sample.id in seen:
             continue
         seen.add(sample.id)
-        for field, decisions in said[sample.id].items():
+        for field, told in said[sample.id].items():
+            decisions = _valid(sample, field, told)
+            if len(decisions) < len(told):
+                changed[field] += len(told) - len(decisions)
+            if not decisions:
+                continue
             here.append(decisions)
             before = KEEP if field == "keep" else getattr(sample, field)
             for decision in decisions:
@@ -121,6 +137,7 @@ def _facts(read: Read, said: Said) -> dict[str, Any]:
     return {
         "samples": len(seen),
         "not_here": len(said) - len(seen),
+        "changed_since": dict(sorted(changed.items())),
         "decided": decided,
         "agreement": agreement,
         "conflicts": sum(len(conflicts(decisions)) for decisions in here),

@@ -196,7 +196,8 @@ def read_labels(paths: Sequence[Path]) -> HandLabels:
 
     Of a seed later files and later lines win. Of a review the latest decision of each reviewer counts, in whatever
     file, and more than half of them have to agree; what they say or leave undecided stands above the seed. Decisions
-    about another field are passed over.
+    about another field are passed over. A label holds by the Sample's id, as that of a seed does, whether or not its
+    text changed since: it is of the picture. The step `reviewed` compares the text as well.
 
     Raises UserError with file and line for what is no label, and for a value that is no sub-field.
     """

@@ -253,10 +253,11 @@ def _markdown(report: Report) -> str:
     shown = {id(line.row) for line in first}
     rest = [row for row in report.rows if id(row) not in shown]
     parts = [f"# {report.title}\n", f"Stage {report.recipe}, written {report.created}.\n"]
-    parts += ["Intervals are 95 % bootstrap intervals clustered by group.\n", "## Results\n"]
-    parts.append(
-        _table((*heads, "parse rate", "n"), (cells(line.row, number(line.parse_rate)) for line in first))
-    )
+    if first or not report.data:
+        parts += ["Intervals are 95 % bootstrap intervals clustered by group.\n", "## Results\n"]
+        parts.append(
+            _table((*heads, "parse rate", "n"), (cells(line.row, number(line.parse_rate)) for line in first))
+        )
     if rest:
         parts += ["## Other metrics\n", _table((*heads, "n"), (cells(row) for row in rest))]
     for stage in report.data:

@@ -91,7 +91,10 @@ class GeneratorRef(Record):
     def open(self) -> Generator:
         """Raises UserError for a key or a package that is not there."""
         if self.endpoint:
-            return _open_endpoint(self.endpoint)
+            ref = self.endpoint
+            return Endpoint(
+                ref.url, ref.model, api_key=_api_key(ref), api_key_env=ref.api_key_env, settings=ref.settings
+            )
         if self.local:
             from pathloom.generate.local import open_local
 
@@ -104,7 +107,8 @@ class GeneratorRef(Record):
         return PhantomRules()
 
 
-def _open_endpoint(ref: EndpointRef) -> Endpoint:
+def _api_key(ref: EndpointRef) -> str | None:
+    """Raises UserError for a variable that is not set or holds no key; no message holds what it holds."""
     key = None
     if ref.api_key_env is not None:
         key = os.environ.get(ref.api_key_env, "").strip()
@@ -116,7 +120,7 @@ def _open_endpoint(ref: EndpointRef) -> Endpoint:
             raise UserError(
                 f"api_key_env: {ref.api_key_env} holds signs that no key has, as a line break; set it anew"
             )
-    return Endpoint(ref.url, ref.model, api_key=key, api_key_env=ref.api_key_env, settings=ref.settings)
+    return key
 
 
 class Asking(Caps):
@@ -143,7 +147,9 @@ class Asking(Caps):
         return self.prices.get(self.generator.model)
 
     def check(self, where: str) -> None:
-        """Raises UserError for a cap on money without a price."""
+        """Raises UserError for a cap on money without a price, and for a key that is not there."""
+        if self.generator.endpoint is not None:
+            _api_key(self.generator.endpoint)
         if self.max_cost is not None and self.price is None:
             known = ", ".join(self.prices) or "none"
             raise UserError(
