@@ -59,7 +59,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_before_anything_ran_it_gives_an_upper_bound_and_says_so(recipe, tmp_path):
     found = lines(recipe, tmp_path / "runs")
     assert found[1] == "  pairs (ingest): to do, 10 units"
-    assert "at most 10 requests, 0 of them answered before" in found[2]
+    assert "at most 10 requests, some perhaps answered before" in found[2]
     assert "5,000 completion tokens (every answer as long as max_tokens allows)" in found[2]
     assert "time unknown until the first answers" in found[2]
     assert not (tmp_path / "runs").exists(), "a plan leaves nothing behind"

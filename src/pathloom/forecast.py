@@ -80,8 +80,9 @@ def _units(config: StageConfig, planned: Mapping[str, PlannedStage]) -> int | No
 
 
 def _in_words(each: Forecast) -> str:
-    about = "" if each.exact else "at most "
-    left = f"{about}{each.requests:,} requests, {each.stored:,} of them answered before"
+    left = f"{each.requests:,} requests, {each.stored:,} of them answered before"
+    if not each.exact:
+        left = f"at most {each.requests:,} requests, some perhaps answered before"
     bound = "" if each.measured else " (every answer as long as max_tokens allows)"
     tokens = f"about {each.prompt_tokens:,} prompt and {each.completion_tokens:,} completion tokens{bound}"
     time = "time unknown until the first answers" if each.seconds is None else f"about {_time(each.seconds)}"
