@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pathloom.generate.ask import any_text, ask
+from pathloom.generate.ask import ask
 from pathloom.generate.budget import Budget, Caps
 from pathloom.generate.endpoint import Endpoint, EndpointSettings
 from pathloom.generate.generator import Message, Request
@@ -84,7 +84,7 @@ def main() -> None:
         started = time.perf_counter()
         ends = [
             (time.perf_counter() - started, outcome.value is not None)
-            for outcome in ask(requests, endpoint, store, any_text, Budget(Caps(), None, "m"))
+            for outcome in ask(requests, endpoint, store, lambda _, text: text, Budget(Caps(), None, "m"))
         ]
     server.terminate()
     answered = sum(has_value for _, has_value in ends)

@@ -261,7 +261,7 @@ def test_a_file_that_is_no_store_is_named(tmp_path):
 ASKING = """
 import os, sys, time
 from pathlib import Path
-from pathloom.generate.ask import any_text, ask
+from pathloom.generate.ask import ask
 from pathloom.generate.budget import Budget, Caps
 from pathloom.generate.echo import Echo
 from pathloom.generate.generator import Message, Request
@@ -276,7 +276,7 @@ def reply(request):
 
 requests = [Request(messages=(Message(role="user", text=str(n)),)) for n in range(600)]
 with AnswerStore(Path(sys.argv[1])) as store:
-    list(ask(requests, Echo(reply), store, any_text, Budget(Caps(), None, "echo")))
+    list(ask(requests, Echo(reply), store, lambda _, text: text, Budget(Caps(), None, "echo")))
 """
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as PILImage
 from pydantic import ValidationError
 
-from pathloom.generate.ask import Outcome, any_text, ask
+from pathloom.generate.ask import Outcome, ask
 from pathloom.generate.budget import Budget, Caps
 from pathloom.generate.config import EndpointRef, GeneratorRef
 from pathloom.generate.endpoint import Endpoint, EndpointSettings
@@ -195,7 +195,7 @@ def run(
     endpoint = Endpoint(server.url, "m", settings=settings or quick())
     with AnswerStore(path) as store:
         outcomes = list(
-            ask(map(request, prompts), endpoint, store, any_text, Budget(Caps(**caps), None, "m"))
+            ask(map(request, prompts), endpoint, store, lambda _, text: text, Budget(Caps(**caps), None, "m"))
         )
     assert sorted(outcome.index for outcome in outcomes) == list(range(len(prompts)))
     return sorted(outcomes, key=lambda outcome: outcome.index)
@@ -242,7 +242,9 @@ def test_a_reply_without_an_answer_is_paid_for_all_the_same(server, tmp_path):
     budget = Budget(Caps(), None, "m")
     endpoint = Endpoint(server.url, "m", settings=quick())
     with AnswerStore(tmp_path / "s") as store:
-        outcomes = list(ask(map(request, ["charged:2 a", "charged:99 b"]), endpoint, store, any_text, budget))
+        outcomes = list(
+            ask(map(request, ["charged:2 a", "charged:99 b"]), endpoint, store, lambda _, text: text, budget)
+        )
     kept, lost = sorted(outcomes, key=lambda outcome: outcome.index)
     assert (kept.value, lost.reason) == ("CHARGED:2 A", "bad_reply")
     assert kept.generation is not None
@@ -353,7 +355,7 @@ def test_a_server_that_is_not_there_is_named(tmp_path):
         AnswerStore(tmp_path / "s") as store,
         pytest.raises(UserError, match=r"127.0.0.1:9.*is the server running"),
     ):
-        list(ask([request("a")], endpoint, store, any_text, Budget(Caps(), None, "m")))
+        list(ask([request("a")], endpoint, store, lambda _, text: text, Budget(Caps(), None, "m")))
 
 
 def test_retry_after_is_followed_by_every_connection(server, tmp_path):
@@ -436,7 +438,7 @@ def test_the_request_says_all_that_its_key_holds(server, tmp_path):
     )
     endpoint = Endpoint(server.url, "m", api_key="secret", settings=quick())
     with AnswerStore(tmp_path / "s") as store:
-        (outcome,) = ask([asked], endpoint, store, any_text, Budget(Caps(), None, "m"))
+        (outcome,) = ask([asked], endpoint, store, lambda _, text: text, Budget(Caps(), None, "m"))
     assert outcome.value == "HÄM?"
     body = server.bodies["häm?"]
     assert (body["path"], body["authorization"]) == ("/v1/chat/completions", "Bearer secret")

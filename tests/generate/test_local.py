@@ -14,7 +14,7 @@ import pytest
 from tests.generate.served import serving
 
 from pathloom.generate import local
-from pathloom.generate.ask import any_text, ask
+from pathloom.generate.ask import ask
 from pathloom.generate.budget import Budget, Caps
 from pathloom.generate.endpoint import Endpoint
 from pathloom.generate.generator import Generation, Message, Request, Sampling
@@ -245,7 +245,7 @@ def served(
     """What an Endpoint gets from a server with that generator, and the server's batches."""
     with serving(generator) as server, AnswerStore(path / "answers") as store:
         endpoint = Endpoint(server.url, generator.model)
-        outcomes = list(ask(requests, endpoint, store, any_text, Budget(Caps(), None, "m")))
+        outcomes = list(ask(requests, endpoint, store, lambda _, text: text, Budget(Caps(), None, "m")))
         ended = [outcome.generation for outcome in sorted(outcomes, key=lambda outcome: outcome.index)]
         return ended, server.batches
 

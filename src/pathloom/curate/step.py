@@ -4,6 +4,7 @@ A step that looks at one Sample at a time and a pass that must see the whole set
 reads. What it remembers has to fit in memory, so it keeps ids and numbers, never pictures.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,9 +47,9 @@ class StepConfig(Record):
         """What the result depends on besides this entry, as the content of files that it names."""
         return ""
 
+    @abstractmethod
     def prepare(self, read: Read, inputs: Mapping[str, Path], seed: int) -> Prepared:
         """Look at the set where that is needed. `inputs` are the folders of `needs`."""
-        raise NotImplementedError
 
     def drop(self, sample: Sample, reason: str, detail: str = "") -> Drop:
         return Drop(sample_id=sample.id, step=f"curate.{self.step}", reason=reason, detail=detail)

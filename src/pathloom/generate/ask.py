@@ -52,11 +52,6 @@ class _Work:
         self.asked = self.request.again(self.attempt)
 
 
-def any_text(request: Request, text: str) -> str:
-    """The reader that takes every answer as it is."""
-    return text
-
-
 def ask(
     requests: Iterable[Request],
     generator: Generator,
