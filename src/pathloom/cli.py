@@ -26,6 +26,21 @@ examples:
   pathloom score --task choice --parse free answers.jsonl
   pathloom review labelled --field subfield              a page on which a person corrects labels
 """
+_INGEST = """\
+Read textbooks and articles, PDF or scanned, into pairs of picture and description: figures with their captions,
+composites split into panels, and the sentences of the text that name them. All by rule, on this machine.
+
+DIR then holds pairs.jsonl, pictures/, gallery.html to look at, books.csv with a row a file, pages/ with the status of
+every page, and samples/ for the stages of a recipe. A killed run goes on where it stopped.
+"""
+_INGEST_EPILOG = """\
+examples:
+  pathloom ingest books atlas.pdf --out atlas              then open atlas/gallery.html
+  pathloom ingest books shelf/ --out shelf_pairs --set licence="by agreement with the publisher"
+  pathloom ingest books atlas.pdf --out measured --set truth=truth.jsonl     how often it errs on books you know
+  pathloom review atlas --field keep                       a page on which a person checks the pairs
+  in a recipe: {name: books, kind: ingest, source: books, path: shelf}
+"""
 _REVIEW = """\
 Write a page on which a person corrects labels or checks written samples, or merge what the page exported.
 
@@ -92,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
+    _add_ingest(commands)
+
     plan = commands.add_parser(
         "plan",
         help="what a recipe would ask of language models, and what that costs",
@@ -146,6 +163,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_ingest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    ingest = commands.add_parser(
+        "ingest",
+        help="read books, or another source, into a folder",
+        description=_INGEST,
+        epilog=_INGEST_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ingest.add_argument("source", choices=("books",), help="what is read; recipes can read every source")
+    ingest.add_argument("path", type=Path, help="a PDF, a page image, or a folder of PDFs and folders of page images")
+    ingest.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that is made")
+    ingest.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key: licence=CC-BY, pages.ocr=never (repeatable)",
+    )
+    ingest.set_defaults(command=_ingest)
+
+
 def _add_review(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     review = commands.add_parser(
         "review",
@@ -194,6 +232,19 @@ def _run(arguments: argparse.Namespace) -> int:
         if summary:
             print(summary)
         print(f"report: {report / 'report.html'}")
+    return 0
+
+
+def _ingest(arguments: argparse.Namespace) -> int:
+    from pathloom.recipe import load_entry
+    from pathloom.run import run_into
+
+    entry = {"name": arguments.source, "kind": "ingest", "source": arguments.source, "path": str(arguments.path)}
+    run_into(load_entry(entry, arguments.set), arguments.out, _say)
+    from pathloom.books.table import TABLE_FILE, table_lines
+
+    print("\n".join(table_lines(arguments.out / TABLE_FILE)))
+    print(f"look: {arguments.out / 'gallery.html'}")
     return 0
 
 

@@ -115,6 +115,14 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(name=name, description=str(data.get("description", "")).strip(), stages=checked)
 
 
+def load_entry(entry: dict[str, Any], overrides: Sequence[str] = ()) -> StageConfig:
+    """One stage without a recipe, as the command line has it; `overrides` are `key=value`. Raises UserError."""
+    stages = [entry]
+    for override in overrides:
+        _override(stages, f"{entry['name']}.{override}")
+    return _check_stage(entry, "--set")
+
+
 def _override(stages: list[dict[str, Any]], override: str) -> None:
     """Set one key of one stage, nested keys by dots: `sft.trainer.max_steps=50`."""
     target, equals, text = override.partition("=")

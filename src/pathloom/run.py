@@ -163,7 +163,7 @@ def run_recipe(recipe: Recipe, root: Path, say: Callable[[str], None] = print) -
         config.check()
     stages = plan(recipe, root)
     try:
-        with _lock(root):
+        with _lock(root / PARTIAL):
             return _run_stages(recipe, stages, root, say)
     except OSError as error:
         raise UserError(_explain_os_error(error, root)) from error
@@ -185,23 +185,24 @@ def _run_stages(
             say(f"{head}: done before, {stage.folder.name}")
         else:
             say(f"{head}: running")
-            seconds, counts = _run_stage(stage, {name: folders[name] for name in stage.config.needs()}, root)
+            inputs = {name: folders[name] for name in stage.config.needs()}
+            seconds, counts = _run_stage(stage, inputs, root / PARTIAL / stage.folder.name)
             say(f"{head}: {seconds:.1f} s, {stage.folder.name}{_kept_and_dropped(counts)}")
         if stage.config.kind == "report":
             report = _publish(stage.folder, root / recipe.name)
     return report
 
 
-def _lock(root: Path) -> TextIO:
-    """Hold the runs folder for this process; a killed process lets go of it by itself."""
-    (root / PARTIAL).mkdir(parents=True, exist_ok=True)
-    lock = (root / PARTIAL / "lock").open("w")
+def _lock(work: Path) -> TextIO:
+    """Hold a folder of unfinished work for this process; a killed process lets go of it by itself."""
+    work.mkdir(parents=True, exist_ok=True)
+    lock = (work / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
         raise UserError(
-            f"{root}: another pathloom run is working here; wait for it or choose --runs"
+            f"{work}: another pathloom run is working here; wait for it, or choose another folder with --runs or --out"
         ) from error
     return lock
 
@@ -219,11 +220,35 @@ def _kept_and_dropped(counts: Mapping[str, Any]) -> str:
     return f"; {counts['samples']} kept{dropped}"
 
 
+def run_into(config: StageConfig, folder: Path, say: Callable[[str], None] = print) -> None:
+    """Run one stage that needs no other into a folder of the user's choice; work goes on in `FOLDER.partial`.
+
+    Raises UserError for anything the user can mend, a folder that holds something else among it.
+    """
+    config.check()
+    stage = PlannedStage(config, _key(config, []), folder)
+    partial = folder.with_name(folder.name + PARTIAL)
+    if stage.done:
+        if json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["key"] != stage.key:
+            raise UserError(f"{folder}: holds the result of other settings or files; choose another --out or remove it")
+        say(f"{folder}: done before")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; choose another --out")
+    try:
+        with _lock(partial):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            seconds, counts = _run_stage(stage, {}, partial / stage.key)
+            shutil.rmtree(partial)  # also what other settings had begun
+    except OSError as error:
+        raise UserError(_explain_os_error(error, folder)) from error
+    say(f"{folder}: {seconds:.1f} s{_kept_and_dropped(counts)}")
+
+
 def _run_stage(
-    stage: PlannedStage, inputs: Mapping[str, Path], root: Path
+    stage: PlannedStage, inputs: Mapping[str, Path], partial: Path
 ) -> tuple[float, Mapping[str, Any]]:
     """One stage into its partial folder, its manifest, then the rename that makes it appear; seconds and counts."""
-    partial = root / PARTIAL / stage.folder.name
     partial.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     counts = RUNNERS[stage.config.kind](stage.config, inputs, partial)
@@ -231,7 +256,7 @@ def _run_stage(
     write_json(_manifest(stage, inputs, counts, seconds), partial / MANIFEST_FILE)
     _sync_tree(partial)
     partial.rename(stage.folder)
-    _sync_folder(root)
+    _sync_folder(stage.folder.parent)
     return seconds, counts
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pathloom.ingest.source import IngestConfig
+from pathloom.ingest.source import IngestConfig, WholeIngest
 from pathloom.schema import Drop, Sample
 from pathloom.store import count_records, shard_is_written, write_shard
 
@@ -24,6 +24,8 @@ _workers_config: IngestConfig | None = None
 
 def run_ingest(config: IngestConfig, out: Path) -> dict[str, Any]:
     """Read all units of a source into `out`; returns counts of Samples by split and task, and Drops by reason."""
+    if isinstance(config, WholeIngest):
+        return config.ingest(out)
     units = list(config.plan())
     shards = [units[start : start + UNITS_PER_SHARD] for start in range(0, len(units), UNITS_PER_SHARD)]
     missing = [index for index in range(len(shards)) if not shard_is_written(out, index)]

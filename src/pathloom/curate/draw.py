@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from pathloom.curate.step import Prepared, Read, StepConfig
+from pathloom.ingest.source import share_of
 from pathloom.schema import Drop, Sample
 
 Stratum = tuple[str, ...]
@@ -67,7 +68,7 @@ class DrawStep(StepConfig):
             return "other_task", sample.task
         if len(sample.choices) > self.max_options:
             return "too_many_options", str(len(sample.choices))
-        share = int(_hash(seed, "/".join(sample.origin.cluster))[:12], 16) / 16**12
+        share = share_of("/".join(sample.origin.cluster), seed)
         return ("other_group", sample.origin.group) if share >= self.group_share else None
 
     def _stratum(self, sample: Sample) -> Stratum:

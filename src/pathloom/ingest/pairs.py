@@ -15,7 +15,6 @@ Rows are counted from 1, without the header and without empty lines.
 """
 
 import csv
-import hashlib
 import html
 import json
 import re
@@ -30,7 +29,7 @@ from pydantic import Field
 
 from pathloom.images import BadImage, read_image
 from pathloom.ingest.pictures import size_and_time
-from pathloom.ingest.source import IngestConfig, Source
+from pathloom.ingest.source import IngestConfig, Source, share_of
 from pathloom.schema import Drop, Event, Image, Origin, Sample
 from pathloom.stage import UserError
 
@@ -222,7 +221,7 @@ class PairsConfig(IngestConfig):
             Sample(
                 id=name,
                 task="caption",
-                split="test" if _share(group, self.seed) < self.test_share else "train",
+                split="test" if share_of(group, self.seed) < self.test_share else "train",
                 images=images,
                 question=self.question,
                 answer=value["caption"],
@@ -290,11 +289,6 @@ def clean(text: str) -> str:
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
-
-
-def _share(group: str, seed: int) -> float:
-    """A number in [0, 1) by which a group's side is decided; rows added later move no group."""
-    return int(hashlib.sha256(f"{seed} {group}".encode()).hexdigest()[:12], 16) / 16**12
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, str]]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pathloom.schema import FOLD_PREFIX, Drop, Sample
@@ -30,6 +31,14 @@ class IngestConfig(StageConfig):
         raise UserError(f"{self.name}: source {self.source} cannot be read")
 
 
+class WholeIngest(IngestConfig):
+    """A source whose units hang together, as the pages of a book do: it fills the stage's folder itself."""
+
+    def ingest(self, out: Path) -> dict[str, Any]:
+        """Write Samples and Drops into `out`, going on from what a killed run left there; returns counts."""
+        raise UserError(f"{self.name}: source {self.source} cannot be read")
+
+
 @dataclass(frozen=True)
 class Source:
     """A row of SOURCES: the word in recipes, the entry's type, one line for `pathloom list`."""
@@ -42,6 +51,11 @@ class Source:
 def fingerprint(units: Sequence[Any]) -> str:
     """Hash of a plan: a changed folder gives another stage key."""
     return hashlib.sha256(json.dumps(units, default=str).encode()).hexdigest()
+
+
+def share_of(group: str, seed: int) -> float:
+    """A number in [0, 1) that decides a group's side by its name alone, so that groups added later move no other."""
+    return int(hashlib.sha256(f"{seed} {group}".encode()).hexdigest()[:12], 16) / 16**12
 
 
 def split_by_group(
