@@ -41,6 +41,16 @@ examples:
   pathloom review atlas --field keep                       a page on which a person checks the pairs
   in a recipe: {name: books, kind: ingest, source: books, path: shelf}
 """
+_PHANTOM = """\
+Typeset a synthetic pathology book: columns, captions, composite figures of drawn tissue, prose that names them. Beside
+it stands BOOK.truth.jsonl, in the form in which books are found, so that errors can be measured.
+"""
+_PHANTOM_EPILOG = """\
+example:
+  pathloom phantom book --out phantom.pdf
+  pathloom ingest books phantom.pdf --out phantom --set truth=phantom.truth.jsonl
+  (open phantom/gallery.html; what went wrong stands in phantom/mistakes.txt)
+"""
 _REVIEW = """\
 Write a page on which a person corrects labels or checks written samples, or merge what the page exported.
 
@@ -108,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     _add_ingest(commands)
+    _add_phantom(commands)
 
     plan = commands.add_parser(
         "plan",
@@ -172,7 +183,9 @@ def _add_ingest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     ingest.add_argument("source", choices=("books",), help="what is read; recipes can read every source")
-    ingest.add_argument("path", type=Path, help="a PDF, a page image, or a folder of PDFs and folders of page images")
+    ingest.add_argument(
+        "path", type=Path, help="a PDF, a page image, or a folder of PDFs and folders of page images"
+    )
     ingest.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that is made")
     ingest.add_argument(
         "--set",
@@ -182,6 +195,27 @@ def _add_ingest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="change a key: licence=CC-BY, pages.ocr=never (repeatable)",
     )
     ingest.set_defaults(command=_ingest)
+
+
+def _add_phantom(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    phantom = commands.add_parser(
+        "phantom",
+        help="typeset a synthetic book whose figures, captions and references are known",
+        description=_PHANTOM,
+        epilog=_PHANTOM_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    phantom.add_argument("thing", choices=("book",))
+    phantom.add_argument("--out", type=Path, required=True, metavar="BOOK.pdf")
+    phantom.add_argument("--pages", type=int, default=12, help="about so many (default: 12)")
+    phantom.add_argument(
+        "--style", default="textbook", help="textbook (default), journal, atlas, ... or chinese"
+    )
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument(
+        "--scan", type=Path, metavar="DIR", help="also write its pages as poor scans, with truth"
+    )
+    phantom.set_defaults(command=_phantom)
 
 
 def _add_review(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -239,12 +273,41 @@ def _ingest(arguments: argparse.Namespace) -> int:
     from pathloom.recipe import load_entry
     from pathloom.run import run_into
 
-    entry = {"name": arguments.source, "kind": "ingest", "source": arguments.source, "path": str(arguments.path)}
+    entry = {
+        "name": arguments.source,
+        "kind": "ingest",
+        "source": arguments.source,
+        "path": str(arguments.path),
+    }
     run_into(load_entry(entry, arguments.set), arguments.out, _say)
     from pathloom.books.table import TABLE_FILE, table_lines
 
     print("\n".join(table_lines(arguments.out / TABLE_FILE)))
     print(f"look: {arguments.out / 'gallery.html'}")
+    return 0
+
+
+def _phantom(arguments: argparse.Namespace) -> int:
+    from pathloom.phantom.book import write_book
+    from pathloom.phantom.book_style import HOUSES
+    from pathloom.phantom.scan import scan_book
+    from pathloom.stage import UserError
+
+    if arguments.style not in HOUSES:
+        raise UserError(f"--style {arguments.style}: known styles are {', '.join(HOUSES)}")
+    if arguments.pages < 1:
+        raise UserError(f"--pages {arguments.pages}: at least 1 is needed")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    truth = write_book(arguments.out, num_pages=arguments.pages, seed=arguments.seed, style=arguments.style)
+    books = {arguments.out.with_suffix(".truth.jsonl"): truth.model_copy(update={"name": arguments.out.stem})}
+    if arguments.scan is not None:
+        scanned = scan_book(arguments.out, arguments.scan, truth, seed=arguments.seed)
+        path = arguments.scan.with_name(arguments.scan.name + ".truth.jsonl")
+        books[path] = scanned.model_copy(update={"name": arguments.scan.name})
+    for path, book in books.items():
+        path.write_text(book.model_dump_json() + "\n", encoding="utf-8")
+    known = f"{truth.num_pages} pages, {len(truth.figures)} figures, {len(truth.references)} references"
+    print(f"{arguments.out}: {known}; truth in {', '.join(map(str, books))}")
     return 0
 
 

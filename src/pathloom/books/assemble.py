@@ -11,7 +11,7 @@ from pathloom.books.page import Graphic
 from pathloom.figures import Figure, Panel
 from pathloom.schema import Box
 
-PLATE_SHARE = 0.2
+PLATE_SHARE = 0.12
 """A figure whose caption may stand on the next or the previous page covers this share of its page. Our own choice."""
 
 

@@ -45,9 +45,12 @@ Side = Literal["above", "below", "left", "right"]
 PANEL_GAP_PT = 60.0
 CLOSE_GAP_PT = 8.0
 IMAGE_SLACK_PT = 4.0
+SCAN_SLACK_PT = 10.0
 DRAWING_SLACK_PT = 16.0
 MAX_REACH_PT = 320.0
 MAX_COMBINATIONS = 4096
+MANY = 5
+"""So many elements below the only caption of a page are its figure, in rows or not."""
 
 BOUND = 0.6
 """What it is worth that a caption has a figure at all, beside a usual side and a full share of the graphics, 1 each."""
@@ -84,6 +87,19 @@ class _View:
     direct: frozenset[int]
 
 
+@dataclass(frozen=True)
+class _Reach:
+    """How far one panel leads to the next: over which gap, how exactly in line, in a row at all.
+
+    `within_pt` is a caption that is set to the width of what it sees: what stands in the next column is not its own.
+    """
+
+    gap_pt: float
+    slack_pt: float
+    within_pt: Box | None
+    in_rows: bool
+
+
 def habits(bindings: Iterable[Binding]) -> dict[Side, float]:
     """How usual each side is in a book, from pages bound without it: 1 for the most usual, never below 0.4."""
     counts: Counter[Side] = Counter()
@@ -111,7 +127,8 @@ def bind(layout: Layout, book: Profile, usual: Mapping[Side, float] = USUAL) -> 
         if side is None or not members:
             lonely.append(caption)
             continue
-        figures += _figures_of(caption, side, [elements[index] for index in members], layout)
+        others = [element.box_pt for index, element in enumerate(elements) if index not in members]
+        figures += _figures_of(caption, side, [elements[index] for index in members], others, layout)
     rest = [element for index, element in enumerate(elements) if index not in used]
     figures += _without_caption(rest, layout)
     return Binding(tuple(sorted(figures, key=lambda f: (f.box_pt[1], f.box_pt[0]))), tuple(lonely))
@@ -121,7 +138,7 @@ def _views(caption: Block, elements: Sequence[Element], layout: Layout) -> list[
     walls = [b.box_pt for b in layout.of("body", "caption") if b is not caption]
     sides: tuple[Side, ...] = ("above", "below", "left", "right")
     several = caption.start is not None and len(caption.start.numbers) > 1
-    reach_pt = 2.5 * PANEL_GAP_PT if several else PANEL_GAP_PT
+    alone = len(layout.of("caption")) == 1 and len(elements) >= MANY
     views = []
     for side in sides:
         direct: dict[int, float] = {}
@@ -135,7 +152,13 @@ def _views(caption: Block, elements: Sequence[Element], layout: Layout) -> list[
         if direct:
             seen_pt = union(elements[index].box_pt for index in direct)
             fits = side in ("above", "below") and not several and _is_set_to(caption, seen_pt)
-            spread = _spread(direct, elements, walls, reach_pt, caption.box_pt if fits else None)
+            reach = _Reach(
+                gap_pt=2.5 * PANEL_GAP_PT if several else PANEL_GAP_PT,
+                slack_pt=SCAN_SLACK_PT if layout.page.text_from == "ocr" else IMAGE_SLACK_PT,
+                within_pt=caption.box_pt if fits and not alone else None,
+                in_rows=not alone,
+            )
+            spread = _spread(direct, elements, walls, reach)
             views.append(_View(side, spread, frozenset(direct)))
     return views
 
@@ -182,16 +205,9 @@ def _hidden(one: Box, other: Box, walls: Iterable[Box]) -> bool:
 
 
 def _spread(
-    direct: Mapping[int, float],
-    elements: Sequence[Element],
-    walls: Sequence[Box],
-    reach_pt: float,
-    within_pt: Box | None,
+    direct: Mapping[int, float], elements: Sequence[Element], walls: Sequence[Box], reach: _Reach
 ) -> dict[int, float]:
-    """From what a caption sees to what stands beside that without anything between: the other panels.
-
-    `within_pt` is a caption that is set to the width of what it sees: what stands in the next column is not its own.
-    """
+    """From what a caption sees to what stands beside that without anything between: the other panels."""
     distances: dict[int, float] = {}
     queue = [(distance, index) for index, distance in direct.items()]
     heapq.heapify(queue)
@@ -201,32 +217,30 @@ def _spread(
             continue
         distances[index] = distance
         box = elements[index].box_pt
+        group = union(elements[i].box_pt for i in distances)
         for other, element in enumerate(elements):
-            if other in distances or gap(box, element.box_pt) > reach_pt:
+            step = gap(box, element.box_pt)
+            if other in distances or step > reach.gap_pt:
                 continue
-            group = union(elements[i].box_pt for i in distances)
-            if (
-                within_pt
-                and gap(box, element.box_pt) >= LOOSE_GAP_PT
-                and overlap_x(element.box_pt, within_pt) <= 0
-            ):
+            if reach.within_pt and step >= LOOSE_GAP_PT and overlap_x(element.box_pt, reach.within_pt) <= 0:
                 continue
-            if _in_line(box, element, group) and not _hidden(box, element.box_pt, walls):
-                heapq.heappush(queue, (distance + gap(box, element.box_pt), other))
+            in_row = not reach.in_rows or _in_line(box, element, group, reach.slack_pt)
+            if in_row and not _hidden(box, element.box_pt, walls):
+                heapq.heappush(queue, (distance + step, other))
     return distances
 
 
-def _in_line(box: Box, element: Element, group: Box) -> bool:
+def _in_line(box: Box, element: Element, group: Box, slack_pt: float) -> bool:
     """Panels of one figure stand in rows and columns: one of their sides is in line, or they nearly touch."""
     if gap(box, element.box_pt) <= CLOSE_GAP_PT:
         return True
-    slack = IMAGE_SLACK_PT if all(g.kind == "image" for g in element.graphics) else DRAWING_SLACK_PT
+    slack_pt = slack_pt if all(g.kind == "image" for g in element.graphics) else DRAWING_SLACK_PT
     axis = 0 if overlap_x(box, element.box_pt) > 0 else 1
     if axis == 1 and overlap_y(box, element.box_pt) <= 0:
         return False
     other = element.box_pt
     return any(
-        abs(difference) <= slack
+        abs(difference) <= slack_pt
         for known in (box, group)
         for difference in (known[axis] - other[axis], known[axis + 2] - other[axis + 2])
     )
@@ -303,14 +317,16 @@ def _askew(one: Box, other: Box, axis: int) -> float:
     return min(abs(first), abs(last), abs(first + last) / 2) / length
 
 
-def _figures_of(caption: Block, side: Side, members: Sequence[Element], layout: Layout) -> list[Found]:
+def _figures_of(
+    caption: Block, side: Side, members: Sequence[Element], others: Sequence[Box], layout: Layout
+) -> list[Found]:
     numbers = caption.start.numbers if caption.start else ()
     groups = _split_among(members, len(numbers)) if len(numbers) > 1 else [list(members)]
     if len(groups) != len(numbers):
         groups = [list(members)] * max(1, len(numbers))
     return [
         Found(
-            _with_labels(group, layout, caption),
+            _with_labels(group, others, layout, caption),
             tuple(g for e in group for g in e.graphics),
             number,
             caption,
@@ -332,10 +348,10 @@ def _split_among(members: Sequence[Element], count: int) -> list[list[Element]]:
     return [list(members)]
 
 
-def _with_labels(members: Sequence[Element], layout: Layout, caption: Block) -> Box:
-    """The box of the elements and of the letters, ticks and titles that stand around them."""
+def _with_labels(members: Sequence[Element], others: Sequence[Box], layout: Layout, caption: Block) -> Box:
+    """The box of the elements and of the letters, ticks and titles that stand around them and not at others."""
     box = union(element.box_pt for element in members)
-    labels = label_boxes(layout)
+    labels = [one for one in label_boxes(layout) if not any(covered(one, other) > 0.5 for other in others)]
     labels += [block.box_pt for block in layout.of("title") if _stands_at(block.box_pt, box, caption)]
     walls = [block.box_pt for block in layout.of("body", "caption")]
     grew = True

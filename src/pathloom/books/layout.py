@@ -101,7 +101,7 @@ def _assign(lines: Sequence[Line], page: Page, book: Profile) -> Block:
     small = SMALL_PROSE * body_size_pt <= block.size_pt < body_size_pt and len(lines) >= 3
     if small and wordy and wide and chars > 40 * (len(lines) - 1):
         return replace(block, role="body")
-    if is_body_size and wordy and lines[0].bold and len(lines) <= 2 and chars < 120:
+    if is_body_size and wordy and lines[0].bold and len(lines) <= 2 and 3 < chars < 120:
         return replace(block, role="title")
     return block
 

@@ -84,7 +84,7 @@ _COUNTED = re.compile(
 _WORD = re.compile(
     r"""
     (?<![A-Za-z0-9])(?P<series>(?:supp(?:l(?:ement(?:ary|al)?)?)?\.?|supporting|appendix|extended\ data|online)\s+)?
-      (?P<figure>e?-?F[i1l|!]g(?:ure?|urc|uro)?(?P<plural>s)?)(?![A-Za-z])\s{0,2}[.,]?\s{0,2}
+      (?P<figure>e?-?F[i1l|!]g(?:u[a-z]{2}|ur)?(?P<plural>s)?)(?![A-Za-z])\s{0,2}[.,]?\s{0,2}
       (?:(?:nos?\.|nr\.|\#)\s{0,2})?
     |(?<![A-Za-z0-9])(?P<other>(?-i:Plate|PLATE|Photo(?:graph)?|PHOTO|Scheme|SCHEME)(?P<others>s|S)?)\s{0,2}\.?\s{0,2}
     |(?<![A-Za-z0-9])(?P<table>Tab(?:le|\.)(?P<tables>s)?)\s{0,2}\.?\s{0,2}

