@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test slow lint types check format clean
+.PHONY: help setup quickstart test slow books lint types check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,14 +32,17 @@ quickstart: $(STAMP) ## run the whole path on a small model, on this machine
 	$(BIN)/pathloom run recipes/quickstart.yaml
 
 # torch's threads spin while they wait: two processes with several threads each slow one another down fiftyfold.
-test slow: export OMP_NUM_THREADS := 1
-test slow: export HF_HUB_OFFLINE := 1
+test slow books: export OMP_NUM_THREADS := 1
+test slow books: export HF_HUB_OFFLINE := 1
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 slow: $(STAMP) ## run the slow tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+books: $(STAMP) ## measure how well books become pairs, with every mistake
+	$(BIN)/python -m pytest -n0 -s -m slow tests/books/test_bars.py
 
 lint: $(STAMP) ## check style and format
 	$(BIN)/ruff check

@@ -12,6 +12,7 @@ from tests.test_images import png_header_only
 
 from pathloom import __version__, recipe
 from pathloom.cli import guard_threads, main
+from pathloom.figures import Book
 from pathloom.ingest.phantom import PhantomConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -476,3 +477,13 @@ def test_every_step_is_listed_with_its_keys(capsys):
     ):
         assert f"  {step}: `{{step: {step}" in said
     assert "count (needed): Samples to draw" in said
+
+
+def test_a_phantom_book_is_typeset_with_its_truth(tmp_path, capsys):
+    book = tmp_path / "phantom.pdf"
+    assert main(["phantom", "book", "--out", str(book), "--pages", "2"]) == 0
+    truth = Book.model_validate_json((tmp_path / "phantom.truth.jsonl").read_text())
+    assert (truth.name, book.is_file()) == ("phantom", True)
+    assert f"{len(truth.figures)} figures" in capsys.readouterr().out
+    assert main(["phantom", "book", "--out", str(book), "--style", "scroll"]) == 1
+    assert "known styles are textbook" in capsys.readouterr().err

@@ -103,19 +103,14 @@ def test_chinese_is_read_by_the_same_model(data_root):
 
 def test_panel_letters_are_found_on_tissue():
     style = CompositeStyle(gutter_px=8, letter_share=0.1)
-    found, wanted = 0, 0
-    for seed in range(3):
-        figure = draw_composite(np.random.default_rng(seed), 4, style, width_px=800, charts=False)
-        letters = read_letters(Image.fromarray(figure.pixels))
-        for panel in figure.panels:
-            x1, y1, x2, y2 = panel.box_px
-            wanted += 1
-            found += any(
-                label == panel.label and x1 <= box[0] < (x1 + x2) / 2 and y1 <= box[1] < (y1 + y2) / 2
-                for label, box, _ in letters
-            )
-    assert wanted == 12
-    assert found >= 11
+    figure = draw_composite(np.random.default_rng(1), 4, style, width_px=700, charts=False)
+    letters = read_letters(Image.fromarray(figure.pixels))
+    for panel in figure.panels:
+        x1, y1, x2, y2 = panel.box_px
+        assert any(
+            label == panel.label and x1 <= box[0] < (x1 + x2) / 2 and y1 <= box[1] < (y1 + y2) / 2
+            for label, box, _ in letters
+        )
 
 
 def test_reading_needs_neither_network_nor_a_word_on_the_terminal():
