@@ -5,7 +5,9 @@ every house are drawn unless they are there; without one they are drawn anew. PD
 bar: 20 pages a second on two cores for born-digital PDFs, only pages with figures rendered.
 
 Runs of all settings follow each other and medians are printed, so that what else runs here hits all alike; the load is
-that of the last minute when a run begins. Three starts of the workers are in every number.
+that of the last minute when a run begins. Three starts of the workers are in every number. Beside pages a second of the
+clock stands what two free cores would allow by the seconds of CPU that were used, which a busy machine changes less.
+Letters inside pictures take many times longer than all else, so that they are read in books of LETTER_PAGES only.
 """
 
 import cProfile
@@ -17,13 +19,15 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ["TQDM_DISABLE"] = "1"
 
-from pathloom.books.extract import Extracted, Extraction
+from pathloom.books.extract import Extraction
 from pathloom.books.files import BookFile, find_books
 from pathloom.books.reader import Reader, ReadSettings
 from pathloom.ingest.books import BooksConfig
@@ -32,14 +36,13 @@ from pathloom.phantom.book_style import HOUSES
 from pathloom.phantom.scan import scan_book
 
 WORKERS = 2
-SETTINGS = {
-    "whole, pages with figures rendered": {"render": "figures", "letters": "auto"},
-    "whole, all pages rendered": {"render": "all", "letters": "auto"},
-    "whole, pages with figures rendered, letters=never": {"render": "figures", "letters": "never"},
-    "whole, all pages rendered, letters=never": {"render": "all", "letters": "never"},
+SETTINGS: dict[str, dict[str, str]] = {
+    "whole, pages with figures rendered": {"render": "figures"},
+    "whole, all pages rendered": {"render": "all"},
 }
 READING = "reading only"
-SCANNED_PAGES = 20
+SCANNED_PAGES = 10
+LETTER_PAGES = 6
 LONG_PAGES = 1000
 SHOWN = 14  # functions of a profile
 
@@ -53,6 +56,11 @@ class Watched(Extraction):
         super().__init__(files, out, ReadSettings.model_validate({"workers": WORKERS} | settings), "speed")
         self.seconds: dict[str, float] = {}
         self._say = say
+
+    def read(self) -> None:
+        """Read all pages and do nothing with them."""
+        self._survey()
+        self._read()
 
     def run(
         self, function: Callable[[Reader, Any], Any], items: Sequence[Any], label: str = "", done: int = 0
@@ -79,58 +87,61 @@ def _resident_mb(process: int | None) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def extract(files: Sequence[BookFile], **settings: Any) -> tuple[float, list[Extracted], int]:
-    """Seconds of the whole extraction, what came of it, and how many small renderings were kept."""
-    with tempfile.TemporaryDirectory() as out:
-        start = time.perf_counter()
-        books = Watched(files, Path(out), **settings).by_rule()
-        seconds = time.perf_counter() - start
-        return seconds, books, sum(1 for _ in Path(out).glob("renderings/**/*.jpg"))
+@dataclass(frozen=True)
+class Took:
+    """Seconds of the clock and of the CPU, of this process and its workers."""
+
+    clock: float
+    cpu: float
 
 
-def read_only(files: Sequence[BookFile]) -> tuple[float, int]:
-    """Seconds of opening and reading, and the number of pages."""
-    with tempfile.TemporaryDirectory() as out:
-        extraction = Watched(files, Path(out))
-        extraction.bind()
-        pages = sum(len(book.pages) for book in extraction.books)
-        return extraction.seconds["survey"] + extraction.seconds["pages"], pages
+def timed(work: Callable[[], Any]) -> Took:
+    def cpu() -> float:
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+    start, cpu_before = time.perf_counter(), cpu()
+    work()
+    return Took(time.perf_counter() - start, cpu() - cpu_before)
 
 
-def compare(name: str, files: Sequence[BookFile], runs: int) -> None:
-    """Pages a second of every setting on one shelf."""
-    speeds: dict[str, list[float]] = {label: [] for label in (READING, *SETTINGS)}
-    loads, kept = [], {}
-    pages = figures = 0
+def compare(name: str, files: Sequence[BookFile], letters: str, runs: int) -> None:
+    """Pages a second of reading and of every setting on one shelf."""
+    took: dict[str, list[Took]] = {label: [] for label in (READING, *SETTINGS)}
+    loads, kept, extraction = [], {}, None
     for _ in range(runs):
         loads.append(os.getloadavg()[0])
-        seconds, pages = read_only(files)
-        speeds[READING].append(pages / seconds)
-        for label, settings in SETTINGS.items():
-            seconds, books, kept[label] = extract(files, **settings)
-            speeds[label].append(pages / seconds)
-            figures = sum(len(book.book.figures) for book in books)
-    print(f"\n{name}: {len(files)} books, {pages} pages, {figures} figures; load {_list(loads)}")
-    for label, found in speeds.items():
-        renderings = f", {kept[label]} renderings" if label in kept else ""
-        print(f"  {label}: {statistics.median(found):.1f} pages/s ({_list(found)}{renderings})")
+        for label in took:
+            with tempfile.TemporaryDirectory() as out:
+                extraction = Watched(files, Path(out), letters=letters, **SETTINGS.get(label, {}))
+                work = extraction.read if label == READING else extraction.by_rule
+                took[label].append(timed(work))
+                kept[label] = sum(1 for _ in Path(out).glob("renderings/**/*.jpg"))
+    assert extraction is not None
+    pages = sum(book.survey.num_pages for book in extraction.books)
+    figures = sum(len(book.book.figures) for book in extraction.books)
+    statuses = Counter(page.status for book in extraction.books for page in book.pages.values())
+    print(
+        f"\n{name}, letters={letters}: {len(files)} books, {pages} pages {dict(statuses)}, {figures} figures"
+    )
+    print(f"  load {_list(loads)}")
+    for label, found in took.items():
+        speeds = [pages / one.clock for one in found]
+        cpu = statistics.median(one.cpu for one in found) / pages
+        print(
+            f"  {label}: {statistics.median(speeds):.2f} pages/s ({_list(speeds)}), {1000 * cpu:.0f} ms of CPU a page: "
+            f"{WORKERS / cpu:.1f} pages/s of {WORKERS} free cores; {kept[label]} renderings",
+            flush=True,
+        )
 
 
-def compare_scans(folder: Path, runs: int) -> None:
+def compare_scans(runs: int) -> None:
     """Pages a second through OCR."""
     with tempfile.TemporaryDirectory() as work:
         book = write_book(Path(work) / "scan.pdf", num_pages=SCANNED_PAGES, seed=6, style="textbook")
         scan_book(Path(work) / "scan.pdf", Path(work) / "scan", book, seed=6)
-        files = find_books(Path(work) / "scan")
-        for letters in ("auto", "never"):
-            loads, found = [], []
-            for _ in range(runs):
-                loads.append(os.getloadavg()[0])
-                seconds, books, _ = extract(files, letters=letters)
-                found.append(SCANNED_PAGES / seconds)
-            statuses = {page.status for page in books[0].pages.values()}
-            speed = f"{statistics.median(found):.2f} pages/s ({_list(found, 2)}; load {_list(loads)})"
-            print(f"scans of {SCANNED_PAGES} pages, letters={letters}: {speed}, statuses {sorted(statuses)}")
+        for letters in ("never", "auto"):
+            compare("scans", find_books(Path(work) / "scan"), letters, runs)
 
 
 def watch_memory(files: Sequence[BookFile], folder: Path) -> None:
@@ -148,7 +159,7 @@ def watch_memory(files: Sequence[BookFile], folder: Path) -> None:
         f"\nmemory over {LONG_PAGES} pages, {path.stat().st_size / 2**20:.0f} MB of file; at first {memory()}"
     )
     with tempfile.TemporaryDirectory() as out:
-        Watched([BookFile(name="long", path=path, kind="pdf")], Path(out), print).by_rule()
+        Watched([BookFile(name="long", path=path, kind="pdf")], Path(out), print, letters="never").by_rule()
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"  at the end: {memory()}; the largest worker ever had {children:.0f} MB")
     path.unlink()
@@ -158,7 +169,7 @@ def where_time_goes(shelf: Path) -> None:
     """Milliseconds a page of each phase, of the workers' own clocks, and profiles of the parent and of a worker."""
     files = find_books(shelf)
     with tempfile.TemporaryDirectory() as out:
-        extraction = Watched(files, Path(out))
+        extraction = Watched(files, Path(out), letters="never")
         start = time.perf_counter()
         bound, bind = profiled(extraction.bind)
         bound_at = time.perf_counter()
@@ -190,7 +201,7 @@ def where_time_goes(shelf: Path) -> None:
     print("\n".join(f"  {name}: {1000 * seconds / pages:.1f}" for name, seconds in phases.items()))
     print(f"\nparent while it reads and binds:\n{bind}\nparent while panels are cut:\n{cut}")
     with tempfile.TemporaryDirectory() as out:
-        alone = Watched(files[:2], Path(out), workers=0)
+        alone = Watched(files[:2], Path(out), workers=0, letters="never")
         bound, reading = profiled(alone.bind)
         _, cutting = profiled(lambda: alone.cut([job for one in bound for job in one.jobs]))
     print(f"\none process, two books, reading and binding:\n{reading}\none process, panels:\n{cutting}")
@@ -212,8 +223,7 @@ def profiled(work: Callable[[], Any]) -> tuple[Any, str]:
     return result, "\n".join(lines)
 
 
-def draw_books(folder: Path, pages: int) -> Path:
-    shelf = folder / "houses"
+def draw_books(shelf: Path, pages: int) -> Path:
     shelf.mkdir(parents=True, exist_ok=True)
     for house in HOUSES:
         if not (shelf / f"{house}.pdf").is_file():
@@ -229,15 +239,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         runs = int(sys.argv[2]) if len(sys.argv) > 2 else 3
-        shelf = draw_books(folder, int(sys.argv[3]) if len(sys.argv) > 3 else 100)
+        pages = int(sys.argv[3]) if len(sys.argv) > 3 else 100
+        houses = draw_books(folder / f"houses_{pages}", pages)
         print(f"{os.cpu_count()} cores, {WORKERS} workers, load {os.getloadavg()[0]:.1f}")
         real = Path(os.environ.get("PATHLOOM_DATA", "")) / "documents" / "pdfs"
         if real.is_dir():
-            compare("public PDFs", find_books(real), runs)
-        compare("phantom books", find_books(shelf), runs)
-        compare_scans(folder, runs)
-        where_time_goes(shelf)
-        watch_memory(find_books(shelf), folder)
+            compare("public PDFs", find_books(real), "never", runs)
+        compare("phantom books", find_books(houses), "never", runs)
+        where_time_goes(houses)
+        watch_memory(find_books(houses), folder)
+        compare("phantom books", find_books(draw_books(folder / "letters", LETTER_PAGES)), "auto", runs)
+        compare_scans(runs)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 pytest.importorskip("rapidocr")
 
-from pathloom.books.ocr import read_letters, read_lines  # noqa: E402
-from pathloom.phantom.composite import CompositeStyle, draw_composite  # noqa: E402
+from pathloom.books.ocr import read_letters, read_lines
+from pathloom.phantom.composite import CompositeStyle, draw_composite
 
 PX = 2  # pixels a point
 PARAGRAPH = (
@@ -52,7 +53,7 @@ def test_boxes_and_font_sizes_are_in_points():
         assert line.size_pt == pytest.approx(11, rel=0.12)
         assert line.box_pt[0] == pytest.approx(40, abs=1.5)
         assert line.box_pt[2] == pytest.approx(40 + width, abs=2)
-    pitches = [below.box_pt[3] - above.box_pt[3] for above, below in zip(lines, lines[1:], strict=False)]
+    pitches = [below.box_pt[3] - above.box_pt[3] for above, below in pairwise(lines)]
     assert np.mean(pitches) == pytest.approx(1.3 * 11, abs=0.7)
 
 

@@ -92,11 +92,15 @@ class FigureJob:
 
     @property
     def is_one_drawing(self) -> bool:
-        """A chart or scheme, whose white is no gutter: mostly drawn, and neither caption nor letters tell of parts."""
-        boxes = [g.box_pt for g in self.plate.graphics if g.kind == "drawing"]
-        drawn = boxes and area(union(boxes)) > 0.5 * area(self.plate.figure.box_pt)
+        """A chart or scheme, whose white is no gutter: neither caption nor letters tell of parts."""
         letters = {line.text.strip(" ().").upper() for line in self.lines}
-        return bool(drawn) and not self.plate.labels and not {"A", "B"} <= letters
+        return self.is_drawn and not self.plate.labels and not {"A", "B"} <= letters
+
+    @property
+    def is_drawn(self) -> bool:
+        """Mostly charts and schemes, not photographs."""
+        boxes = [g.box_pt for g in self.plate.graphics if g.kind == "drawing"]
+        return bool(boxes) and area(union(boxes)) > 0.5 * area(self.plate.figure.box_pt)
 
     @staticmethod
     def of(plate: Plate, lines: Sequence[Line]) -> "FigureJob":
@@ -311,7 +315,8 @@ def split_page(reader: Reader, job: PageJob) -> PageFigures:
 
 
 def _split(reader: Reader, sheet: _Sheet, number: int, job: FigureJob) -> CutFigure:
-    from pathloom.books.panels import split_panels
+    from pathloom.books.panels import FoundPanel, split_panels
+    from pathloom.books.panels_letters import letters_of, split_by_letters
 
     figure = job.plate.figure
     whole_px = _without_white(sheet.large, sheet.to_px(figure.box_pt))
@@ -324,8 +329,12 @@ def _split(reader: Reader, sheet: _Sheet, number: int, job: FigureJob) -> CutFig
     plate = replace(job.plate, figure=figure.model_copy(update={"box_pt": sheet.to_pt(whole_px)}))
     if job.is_one_drawing:
         return sheet.cut(number, with_panels(plate, []))
-    found = split_panels(
-        np.asarray(sheet.large.crop(whole_px)),
+    pixels = np.asarray(sheet.large.crop(whole_px))
+    found: tuple[FoundPanel, ...] = ()
+    if job.is_drawn and (letters := letters_of(job.lines, plate.labels)):
+        found = split_by_letters(pixels, {label: inside(box_pt) for label, box_pt in letters.items()})
+    found = found or split_panels(
+        pixels,
         image_boxes_px=[inside(g.box_pt) for g in plate.graphics if g.kind == "image"],
         text_boxes=[(line.text, inside(line.box_pt)) for line in job.lines],
         labels=plate.labels,

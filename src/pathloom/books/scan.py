@@ -44,6 +44,8 @@ MIN_SIDE_PT = 20.0
 MIN_PHOTO_PT = 40.0
 FAINT = 6.0
 """Levels by which the ground of a photograph differs from paper at the least, in the median along its edge."""
+PALE = 10.0
+"""The same where the picture itself ends dark: fainter things beside it are colours that JPEG or the overleaf lend."""
 EVEN = 14.0
 """An even ground stays within so many levels of its median."""
 STROKES = 4
@@ -258,7 +260,7 @@ def _spread(sheet: _Sheet, box: Box) -> Box:
     for _ in range(2):
         for at in range(4):
             level = _level(sheet, edges, at, inside=True)
-            while _level(sheet, edges, at, inside=False) >= max(FAINT, level / 2):
+            while _level(sheet, edges, at, inside=False) >= max(FAINT, min(PALE, level / 2)):
                 edges[at] += 1 if at > 1 else -1
     return (float(edges[0]), float(edges[1]), float(edges[2]), float(edges[3]))
 
