@@ -36,7 +36,7 @@ from pathloom.phantom.book_style import HOUSES
 from pathloom.phantom.scan import scan_book
 
 WORKERS = 2
-SETTINGS: dict[str, dict[str, str]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "whole, pages with figures rendered": {"render": "figures"},
     "whole, all pages rendered": {"render": "all"},
 }

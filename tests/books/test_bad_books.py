@@ -6,27 +6,33 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as PILImage
-from PIL import ImageDraw, ImageFont
-from tests.books import odd_pdfs
+from tests.books.bad_shelf import (
+    CAPTION,
+    KNOWN,
+    PROSE,
+    a_book,
+    assert_nothing_is_half_written,
+    deny,
+    read,
+    statuses,
+    write_shelf,
+)
 from tests.books.extracted import extract
-from tests.books.odd_pdfs import one_page, stream, text_at
+from tests.books.odd_pdfs import one_page, text_at
 
 from pathloom.books.extract import Extracted
 from pathloom.books.files import find_books
-from pathloom.books.journal import Journal
 from pathloom.books.reader import PageFigures, PageJob, PageRead, Reader, read_page, split_page
 from pathloom.books.table import row_of
 from pathloom.cli import main
 from pathloom.schema import Drop
 from pathloom.stage import UserError
 
-KNOWN = pytest.mark.xfail(strict=True, reason="a known fault, its mending proposed")
-CAPTION = "Figure 1. Nests of cells with round nuclei and pale cytoplasm."
-PROSE = "The glands are lined by cells with round nuclei and pale cytoplasm."
 PICTURE_PT = (100.0, 75.0, 400.0, 275.0)
 """Where the figure of `a_book` stands on a displayed page that is 595 high."""
 WHOLE_FILE = {
@@ -47,46 +53,6 @@ PAGES = {
 }
 
 
-def noise(side_px: int = 64) -> bytes:
-    pixels = np.random.default_rng(0).integers(40, 200, side_px * side_px, dtype=np.uint8)
-    keys = b"/Type/XObject/Subtype/Image/ColorSpace/DeviceGray/BitsPerComponent 8/Width %d/Height %d"
-    return stream(pixels.tobytes(), keys % (side_px, side_px))
-
-
-def a_book(pages: int = 1, matrix: str = "1 0 0 1 0 0", keys: str = "") -> bytes:
-    """Pages of a figure, its caption and prose, in the lower left 500 x 520 pt of the frame that `matrix` sets."""
-    prose = "".join(text_at(72, 270 - 14 * row, PROSE) for row in range(15))
-    content = "q 300 0 0 200 100 320 cm /X1 Do Q\n" + text_at(100, 300, CAPTION, size_pt=8) + prose
-    return one_page(f"q {matrix} cm\n{content}Q\n", pictures=(noise(),), keys=keys, pages=pages)
-
-
-def write_shelf(folder: Path) -> Path:
-    """Every kind of bad PDF that the reader knows, among them `good` with a figure a page."""
-    vast = one_page(text_at(7200, 7000, PROSE, size_pt=900), media_pt=(0, 0, 60_000, 60_000))
-    scan = one_page("q 595 0 0 842 0 0 cm /X1 Do Q\n", pictures=(odd_pdfs.grey_picture(value=255),))
-    picture = one_page(
-        "q 300 0 0 300 100 300 cm /X1 Do Q\n" + text_at(72, 700, PROSE), pictures=(odd_pdfs.vast_picture(),)
-    )
-    files = {
-        "encrypted": odd_pdfs.encrypted(),
-        "truncated": odd_pdfs.truncated(),
-        "pageless": odd_pdfs.without_pages(),
-        "words": b"A file of words that somebody called a PDF.",
-        "nothing": b"",
-        "good": a_book(pages=2),
-        "blank": one_page("", pages=3),
-        "crowded": odd_pdfs.of_many_objects(),
-        "vast_page": vast,
-        "vast_picture": picture,
-        "nameless_letters": odd_pdfs.without_unicode(),
-        "blank_scan": scan,
-    }
-    folder.mkdir()
-    for name, data in files.items():
-        (folder / f"{name}.pdf").write_bytes(data)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory) -> Path:
     return write_shelf(tmp_path_factory.mktemp("bad") / "shelf")
@@ -98,31 +64,6 @@ def done(request, shelf, tmp_path_factory) -> tuple[dict[str, Extracted], Path]:
     out = tmp_path_factory.mktemp("out")
     books = extract(find_books(shelf), out, workers=request.param, letters="never", ocr="never")
     return {book.file.name: book for book in books}, out
-
-
-def read(folder: Path, out: Path, **settings: object) -> dict[str, Extracted]:
-    settings = {"workers": 0, "letters": "never", "ocr": "never"} | settings
-    return {book.file.name: book for book in extract(find_books(folder), out, **settings)}
-
-
-def statuses(out: Path, name: str) -> list[str]:
-    """Of the pages of a book, as they stand on the disk: each page once, in order."""
-    records = list(Journal(out / "pages" / f"{name}.jsonl", PageRead))
-    assert [record.number for record in records] == list(range(1, len(records) + 1))
-    return [record.status for record in records]
-
-
-def assert_nothing_is_half_written(out: Path) -> None:
-    for path in (path for path in out.rglob("*") if path.is_file()):
-        if path.suffix == ".jsonl":
-            data = path.read_text("utf-8")
-            assert not data or data.endswith("\n")
-            assert all(json.loads(line) for line in data.splitlines())
-        elif path.suffix == ".jpg":
-            with PILImage.open(path) as picture:
-                picture.load()
-        else:
-            assert path.suffix in (".html", ".csv", ".json", ".parquet"), path
 
 
 def test_a_file_that_does_not_open_says_why_and_has_no_pages(done):
@@ -294,15 +235,16 @@ def test_a_rendering_that_a_kill_cut_off_is_written_again(tmp_path, monkeypatch)
     (tmp_path / "shelf" / "atlas.pdf").write_bytes(a_book())
     save = PILImage.Image.save
 
-    def killed_in_the_rendering(picture: PILImage.Image, path: Path, **options: object) -> None:
+    def killed_in_the_rendering(picture: PILImage.Image, path: Path, **options: Any) -> None:
         save(picture, path, **options)
         if "renderings" in str(path):
             path.write_bytes(path.read_bytes()[:500])
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(PILImage.Image, "save", killed_in_the_rendering)
+    monkeypatch.setattr(PILImage.Image, "save", killed_in_the_rendering)
+    with pytest.raises(KeyboardInterrupt):
         read(tmp_path / "shelf", tmp_path / "out")
+    monkeypatch.undo()
     assert read(tmp_path / "shelf", tmp_path / "out")["atlas"].figures[1].status == "cut"
     assert_nothing_is_half_written(tmp_path / "out")
 
@@ -393,104 +335,6 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", denied)
     with pytest.raises(UserError, match="secret: Permission denied"):
         find_books(tmp_path)
-
-
-def deny(path: Path) -> None:
-    """A file that cannot be read. Root may read all, so for root it is one whose reading fails."""
-    if os.geteuid() == 0:
-        path.symlink_to("/proc/self/mem")
-    else:
-        path.write_bytes(a_book())
-        path.chmod(0)
-
-
-def page_picture() -> PILImage.Image:
-    picture = PILImage.new("RGB", (600, 800), "white")
-    font = ImageFont.load_default(size=22)
-    for row in range(2):
-        ImageDraw.Draw(picture).text((40, 60 + 40 * row), "Glands are lined by cells.", "black", font)
-    return picture
-
-
-IMAGES = {
-    "1.png": "ocr",
-    "2_cut.png": "truncated",
-    "3_words.png": "not_an_image",
-    "4_cmyk.jpg": "ocr",
-    "5_16_bits.png": "more_than_8_bits",
-    "6_1_bit.png": "ocr",
-    "7_palette.png": "ocr",
-    "8_empty.png": "not_an_image",
-    "9_paper.png": "blank",
-    "10_vast.png": "too_many_pixels",
-    "11_denied.png": "unreadable",
-}
-
-
-def write_images(folder: Path) -> None:
-    """A folder of page images, few of them as they should be."""
-    folder.mkdir(parents=True)
-    picture = page_picture()
-    picture.save(folder / "1.png")
-    whole = (folder / "1.png").read_bytes()
-    (folder / "2_cut.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "3_words.png").write_bytes(b"Words that somebody called a picture.")
-    picture.convert("CMYK").save(folder / "4_cmyk.jpg")
-    PILImage.fromarray(np.full((800, 600), 40_000, np.uint16)).save(folder / "5_16_bits.png")
-    picture.convert("1").save(folder / "6_1_bit.png")
-    picture.quantize(16).save(folder / "7_palette.png")
-    (folder / "8_empty.png").write_bytes(b"")
-    PILImage.new("L", (600, 800), 250).save(folder / "9_paper.png")
-    PILImage.new("1", (9000, 9000)).save(folder / "10_vast.png")
-    deny(folder / "11_denied.png")
-
-
-@KNOWN
-def test_page_images_of_every_kind_have_their_status(tmp_path):
-    write_images(tmp_path / "shelf" / "scan")
-    (tmp_path / "shelf" / "good.pdf").write_bytes(a_book())
-    books = read(tmp_path / "shelf", tmp_path / "out", ocr="auto")
-    assert dict(zip(IMAGES, statuses(tmp_path / "out", "scan"), strict=True)) == IMAGES
-    assert row_of(books["scan"])["failed"] == 6
-    assert row_of(books["good"])["bound"] == 1
-
-
-@KNOWN
-@pytest.mark.parametrize("bad", ["words", "vast", "denied"])
-def test_a_bad_image_in_the_middle_does_not_lose_the_book(bad, tmp_path):
-    """The middle page tells the book's shape."""
-    folder = tmp_path / "scan"
-    folder.mkdir()
-    PILImage.new("L", (600, 800), 250).save(folder / "1.png")
-    middle = folder / "2.png"
-    if bad == "words":
-        middle.write_bytes(b"Words.")
-    elif bad == "vast":
-        PILImage.new("1", (60_000, 4_000)).save(middle)
-    else:
-        deny(middle)
-    book = read(folder, tmp_path / "out")["scan"]
-    assert book.failure is None
-    assert [page.status for page in book.pages.values()][0] == "blank"
-    assert book.pages[2].failed
-
-
-@KNOWN
-@pytest.mark.parametrize("size_px", [(1, 1), (1, 5000), (5000, 1)])
-def test_an_image_of_a_pixel_is_a_status_and_no_error_of_a_library(size_px, tmp_path):
-    (tmp_path / "scan").mkdir()
-    PILImage.new("L", size_px, 250).save(tmp_path / "scan" / "1.png")
-    read(tmp_path / "scan", tmp_path / "out")
-    assert statuses(tmp_path / "out", "scan") != ["error"]
-
-
-@KNOWN
-def test_a_tiff_of_several_pages_does_not_lose_them_silently(tmp_path):
-    pages = [PILImage.new("L", (600, 800), 250) for _ in range(3)]
-    (tmp_path / "scan").mkdir()
-    pages[0].save(tmp_path / "scan" / "1.tif", save_all=True, append_images=pages[1:])
-    book = read(tmp_path / "scan", tmp_path / "out")["scan"]
-    assert len(book.pages) == 3 or book.pages[1].status == "several_pages"
 
 
 @KNOWN

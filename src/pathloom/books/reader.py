@@ -37,8 +37,8 @@ class ReadSettings(Record):
         default="auto",
         description="auto: pages that are pictures, or whose fonts do not say what their letters are",
     )
-    letters: Literal["auto", "never"] = Field(
-        default="auto", description="read panel letters inside pictures by OCR"
+    letters: Literal["auto", "always", "never"] = Field(
+        default="auto", description="read panel letters inside pictures by OCR; auto: of pages that OCR read"
     )
     render: Literal["figures", "all"] = Field(
         default="figures", description="pages that are kept as small pictures"
@@ -120,6 +120,7 @@ class PageJob:
     survey: Survey
     out: Path
     size_pt: tuple[float, float] = (0.0, 0.0)
+    by_ocr: bool = False
     figures: tuple[FigureJob, ...] = ()
     given: tuple[Figure, ...] = ()
 
@@ -164,8 +165,6 @@ class Reader:
 
     def find_letters(self, pixels: NDArray[np.uint8]) -> Sequence[tuple[str, Box, float]]:
         """Panel letters in a picture: (letter, box_px, score)."""
-        if self.settings.letters == "never":
-            return ()
         from pathloom.books.ocr import read_letters
 
         return read_letters(PILImage.fromarray(pixels))
@@ -329,6 +328,8 @@ def _split(reader: Reader, sheet: _Sheet, number: int, job: FigureJob) -> CutFig
     plate = replace(job.plate, figure=figure.model_copy(update={"box_pt": sheet.to_pt(whole_px)}))
     if job.is_one_drawing:
         return sheet.cut(number, with_panels(plate, []))
+    letters_wanted = reader.settings.letters
+    reads_letters = letters_wanted == "always" or (letters_wanted == "auto" and sheet.job.by_ocr)
     pixels = np.asarray(sheet.large.crop(whole_px))
     found: tuple[FoundPanel, ...] = ()
     if job.is_drawn and (letters := letters_of(job.lines, plate.labels)):
@@ -338,7 +339,7 @@ def _split(reader: Reader, sheet: _Sheet, number: int, job: FigureJob) -> CutFig
         image_boxes_px=[inside(g.box_pt) for g in plate.graphics if g.kind == "image"],
         text_boxes=[(line.text, inside(line.box_pt)) for line in job.lines],
         labels=plate.labels,
-        find_letters=reader.find_letters,
+        find_letters=reader.find_letters if reads_letters else None,
     )
     panels = []
     for panel in found:

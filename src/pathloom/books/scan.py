@@ -17,11 +17,11 @@ from pathloom.books.page import Graphic, Line, Page
 from pathloom.images import LIMITS, BadImage
 from pathloom.schema import Box
 
+# Our own choices, made on drawn scans of eight houses (phantom.scan) and on the pages of Patho-R1 and PubLayNet.
 MAX_SIDE_PX = 2400
 """Larger pages are made smaller first: 2.8 pixels a point suffice for edges within half a point."""
 INK = 28.0
 """Levels (of 255, in the channel that differs most) between paper and ink; what shines through stays below."""
-
 LIGHT_FALL = 45.0
 """Levels by which the paper's brightness may differ within a page."""
 JOIN_PT = 1.2
@@ -29,6 +29,7 @@ JOIN_PT = 1.2
 NEAR_PT = 3.4
 """Pieces so near are one graphic; gutters between panels are 4 pt and more."""
 SPECK_PT = 2.5
+"""Shorter pieces are dust."""
 RULE_PT = 2.5
 RULE_SLOPE = 0.02
 """A rule is thinner than RULE_PT plus this share of its length: a page may lie askew by one degree."""
@@ -41,7 +42,9 @@ LETTER_PT = 40.0
 IN_TEXT = 0.8
 """A piece is text when so much of it lies in lines."""
 MIN_SIDE_PT = 20.0
+"""Graphics are not smaller, and frames are not narrower."""
 MIN_PHOTO_PT = 40.0
+"""An even ground without text that is thinner is an ornament; larger boxes that only touch are two photographs."""
 FAINT = 6.0
 """Levels by which the ground of a photograph differs from paper at the least, in the median along its edge."""
 PALE = 10.0
