@@ -77,6 +77,7 @@ def test_a_file_that_does_not_open_says_why_and_has_no_pages(done):
 
 def test_every_page_of_a_bad_shelf_has_its_status(done):
     books, out = done
+    assert [page.detail for book in books.values() for page in book.pages.values() if page.status == "crashed"] == []
     assert {name: statuses(out, name) for name in PAGES} == PAGES
     assert set(books) == {*WHOLE_FILE, *PAGES}
     assert row_of(books["vast_picture"])["failures"] == "too_many_pixels:1"

@@ -19,7 +19,7 @@ from pathloom.books.geometry import (
 from pathloom.books.numbers import CaptionStart, caption_start
 from pathloom.books.page import Line, Page
 from pathloom.books.paragraphs import ENDS, paragraphs
-from pathloom.books.profile import Profile, margin_lines, same_size
+from pathloom.books.profile import Profile, margin_lines, same_size, size_slack
 from pathloom.books.references import join_lines
 from pathloom.schema import Box
 
@@ -72,22 +72,23 @@ def lay_out(page: Page, book: Profile) -> Layout:
     margin = margin_lines(page, book)
     furniture = set(map(id, margin))
     groups = paragraphs([line for line in page.lines if id(line) not in furniture], page, book)
-    blocks = [_assign(group, page, book) for group in groups]
-    blocks = _with_paragraph_ends(_without_lists_of_figures(blocks, page), page, book)
+    slack = size_slack(page)
+    blocks = [_assign(group, book, slack) for group in groups]
+    blocks = _with_paragraph_ends(_without_lists_of_figures(blocks, page), book, slack)
     prose = [block for block in blocks if block.role in ("body", "title")]
     others = [block for block in blocks if block.role not in ("body", "title")]
     margins = [Block((line,), "margin") for line in margin]
     return Layout(page, (*reading_order(prose), *others, *margins))
 
 
-def _assign(lines: Sequence[Line], page: Page, book: Profile) -> Block:
+def _assign(lines: Sequence[Line], book: Profile, slack: float) -> Block:
     start = caption_start(lines[0].text)
     block = Block(tuple(lines), "other", start)
     body_size_pt = book.body_size_pt or block.size_pt
-    is_body_size = same_size(block.size_pt, body_size_pt, page)
+    is_body_size = same_size(block.size_pt, body_size_pt, slack)
     if all(height(line.box_pt) > 2 * line.size_pt > width(line.box_pt) for line in lines):
         return block  # set upright: the name of an axis, a note along the page's edge
-    if start is not None and (start.certain or _set_apart(block, body_size_pt, page)):
+    if start is not None and (start.certain or _set_apart(block, body_size_pt, slack)):
         return replace(block, role="caption")
     chars = sum(len(line.text) for line in lines)
     letters = sum(char.isalpha() for line in lines for char in line.text)
@@ -106,7 +107,7 @@ def _assign(lines: Sequence[Line], page: Page, book: Profile) -> Block:
     return block
 
 
-def _with_paragraph_ends(blocks: Sequence[Block], page: Page, book: Profile) -> list[Block]:
+def _with_paragraph_ends(blocks: Sequence[Block], book: Profile, slack: float) -> list[Block]:
     """A short line in the body's type, right above or below the body's left edge, is the end of a paragraph."""
     body = [block for block in blocks if block.role == "body"]
 
@@ -114,7 +115,7 @@ def _with_paragraph_ends(blocks: Sequence[Block], page: Page, book: Profile) -> 
         if (
             block.role != "other"
             or len(block.lines) > 1
-            or not same_size(block.size_pt, book.body_size_pt, page)
+            or not same_size(block.size_pt, book.body_size_pt, 2.5 * slack)
         ):
             return False
         line = block.lines[0]
@@ -128,9 +129,9 @@ def _with_paragraph_ends(blocks: Sequence[Block], page: Page, book: Profile) -> 
     return [replace(block, role="body") if is_end(block) else block for block in blocks]
 
 
-def _set_apart(block: Block, body_size_pt: float, page: Page) -> bool:
+def _set_apart(block: Block, body_size_pt: float, slack: float) -> bool:
     """Set otherwise than the body: smaller, italic or bold."""
-    smaller = block.size_pt < 0.95 * body_size_pt and not same_size(block.size_pt, body_size_pt, page)
+    smaller = block.size_pt < 0.95 * body_size_pt and not same_size(block.size_pt, body_size_pt, slack)
     return smaller or all(line.italic for line in block.lines) or block.lines[0].bold
 
 

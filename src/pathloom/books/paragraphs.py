@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathloom.books.geometry import center_x, center_y, height, overlap_x, overlap_y, union, width
 from pathloom.books.numbers import caption_start
 from pathloom.books.page import Line, Page
-from pathloom.books.profile import Profile, same_size
+from pathloom.books.profile import Profile, same_size, size_slack
 
 _BULLET = re.compile(r"[\u2022\u2023\u25aa\u25cf\u25a0\u25e6\u2013\u2014]\s|\d{1,2}[.)]\s|[*-]\s")
 ENDS = re.compile(r"[.!?:;\u3002\uff01\uff1f\uff1a\uff1b]['\")\]\u201d\u2019\uff09]*$")
@@ -21,7 +21,8 @@ def paragraphs(lines: Sequence[Line], page: Page, book: Profile) -> list[list[Li
 def _group(lines: Sequence[Line], page: Page) -> list[list[Line]]:
     """Lines into paragraphs: each line follows the one right above it if both are set alike."""
     ordered = sorted(lines, key=lambda line: (line.box_pt[1], line.box_pt[0]))
-    pitch = _pitches(ordered, page)
+    slack = max(size_slack(page), 0.13 if page.text_from == "ocr" else 0.0)
+    pitch = _pitches(ordered, slack)
     follows: dict[int, int] = {}
     has_next: set[int] = set()
     for below, line in enumerate(ordered):
@@ -30,7 +31,7 @@ def _group(lines: Sequence[Line], page: Page) -> list[list[Line]]:
             continue
         if above in follows and _steps_out(ordered[above], line):
             continue
-        if _continues(ordered[above], line, pitch, page):
+        if _continues(ordered[above], line, pitch, slack):
             follows[below] = above
             has_next.add(above)
     groups: dict[int, list[Line]] = {}
@@ -146,12 +147,12 @@ def _line_above(ordered: Sequence[Line], below: int) -> int | None:
     return best
 
 
-def _pitches(ordered: Sequence[Line], page: Page) -> dict[float, float]:
+def _pitches(ordered: Sequence[Line], slack: float) -> dict[float, float]:
     """The usual distance of baselines for each font size (rounded to a point) on the page."""
     distances: dict[float, list[float]] = defaultdict(list)
     for below, line in enumerate(ordered):
         above = _line_above(ordered, below)
-        if above is not None and same_size(ordered[above].size_pt, line.size_pt, page):
+        if above is not None and same_size(ordered[above].size_pt, line.size_pt, slack):
             distances[round(line.size_pt)].append(_pitch(ordered[above], line))
     pitches = {}
     for size, found in distances.items():
@@ -189,13 +190,13 @@ def _steps_out(above: Line, below: Line) -> bool:
     return below.box_pt[0] < above.box_pt[0] - 0.8 * below.size_pt and not centred
 
 
-def _continues(above: Line, below: Line, pitch: dict[float, float], page: Page) -> bool:
-    if not same_size(above.size_pt, below.size_pt, page) or _is_heading_over(above, below):
+def _continues(above: Line, below: Line, pitch: dict[float, float], slack: float) -> bool:
+    if not same_size(above.size_pt, below.size_pt, slack) or _is_heading_over(above, below):
         return False
     size = max(above.size_pt, below.size_pt)
     usual = min(pitch.get(round(below.size_pt), 1.3 * size), 2.2 * size)
-    slack = 1.45 if page.text_from == "ocr" else 1.18
-    if _pitch(above, below) > slack * max(usual, 1.05 * size):
+    loose = 1.1 + 1.2 * slack  # heights that are guessed move the lines too
+    if _pitch(above, below) > loose * max(usual, 1.05 * size):
         return False
     short = above.box_pt[2] < below.box_pt[2] - 0.15 * width(below.box_pt)
     hangs = below.box_pt[0] > above.box_pt[0] + 1.0

@@ -12,8 +12,10 @@ from pathloom.schema import Box
 
 MARGIN_SHARE = 0.12
 """Running heads and feet stand in this share of the page's height at its top and bottom."""
-SAME_SIZE = {"layer": 0.06, "ocr": 0.3, "none": 0.06}
-"""Font sizes that differ by less than this share are one size: exact in a text layer, guessed from heights by OCR."""
+SAME_SIZE = 0.06
+"""Font sizes that differ by less than this share are one size. On scans it is more, by how much their lines differ."""
+SAME_SIZE_ON_SCANS = (0.1, 0.3)
+"""From pages of 200 dpi to pages of 72 dpi, where a line's height is guessed to the pixel."""
 MIN_REPEATS = 3
 """On so many of the sampled pages a line or a graphic stands before it counts as furniture of the page."""
 
@@ -38,8 +40,9 @@ def profile(pages: Sequence[Page]) -> Profile:
             sizes[round(line.size_pt * 4) / 4] += len(line.text)
     body_size_pt = sizes.most_common(1)[0][0] if sizes else 0.0
     for page in pages:
+        slack = size_slack(page)
         for line in page.lines:
-            if same_size(line.size_pt, body_size_pt, page) and len(line.text) > 20:
+            if same_size(line.size_pt, body_size_pt, slack) and len(line.text) > 20:
                 widths[round(width(line.box_pt) / 4) * 4] += 1
     texts: Counter[str] = Counter()
     tops: Counter[float] = Counter()
@@ -117,5 +120,18 @@ def _is_furniture(line: Line, page: Page, book: Profile) -> bool:
     )
 
 
-def same_size(one_pt: float, other_pt: float, page: Page) -> bool:
-    return abs(one_pt - other_pt) <= SAME_SIZE[page.text_from] * max(one_pt, other_pt)
+def size_slack(page: Page) -> float:
+    """The share by which sizes of one font may differ on a page: of long lines, half differ by a third of it."""
+    if page.text_from != "ocr":
+        return SAME_SIZE
+    sizes = sorted(line.size_pt for line in page.lines if len(line.text) > 30)
+    low, high = SAME_SIZE_ON_SCANS
+    if len(sizes) < 8:
+        return high
+    quarter = len(sizes) // 4
+    spread = (sizes[-1 - quarter] - sizes[quarter]) / sizes[len(sizes) // 2]
+    return min(max(low, 1.5 * spread), high)
+
+
+def same_size(one_pt: float, other_pt: float, slack: float) -> bool:
+    return abs(one_pt - other_pt) <= slack * max(one_pt, other_pt)
