@@ -11,6 +11,7 @@ Letters inside pictures take many times longer than all else, so that they are r
 """
 
 import cProfile
+import itertools
 import multiprocessing
 import os
 import pstats
@@ -150,16 +151,17 @@ def watch_memory(files: Sequence[BookFile], folder: Path) -> None:
 
     path = folder / "long.pdf"
     with pypdfium2.PdfDocument.new() as long:
-        while len(long) < LONG_PAGES:
-            for file in files:
-                with pypdfium2.PdfDocument(file.path) as part:
-                    long.import_pages(part, list(range(min(len(part), LONG_PAGES - len(long)))))
+        for file in itertools.cycle(files):
+            with pypdfium2.PdfDocument(file.path) as part:
+                long.import_pages(part, list(range(min(len(part), LONG_PAGES - len(long)))))
+            if len(long) == LONG_PAGES:
+                break
         long.save(path)
     print(
         f"\nmemory over {LONG_PAGES} pages, {path.stat().st_size / 2**20:.0f} MB of file; at first {memory()}"
     )
     with tempfile.TemporaryDirectory() as out:
-        Watched([BookFile(name="long", path=path, kind="pdf")], Path(out), print, letters="never").by_rule()
+        Watched([BookFile(name="long", path=path, kind="pdf")], Path(out), print).by_rule()
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"  at the end: {memory()}; the largest worker ever had {children:.0f} MB")
     path.unlink()
@@ -169,7 +171,7 @@ def where_time_goes(shelf: Path) -> None:
     """Milliseconds a page of each phase, of the workers' own clocks, and profiles of the parent and of a worker."""
     files = find_books(shelf)
     with tempfile.TemporaryDirectory() as out:
-        extraction = Watched(files, Path(out), letters="never")
+        extraction = Watched(files, Path(out))
         start = time.perf_counter()
         bound, bind = profiled(extraction.bind)
         bound_at = time.perf_counter()
@@ -201,7 +203,7 @@ def where_time_goes(shelf: Path) -> None:
     print("\n".join(f"  {name}: {1000 * seconds / pages:.1f}" for name, seconds in phases.items()))
     print(f"\nparent while it reads and binds:\n{bind}\nparent while panels are cut:\n{cut}")
     with tempfile.TemporaryDirectory() as out:
-        alone = Watched(files[:2], Path(out), workers=0, letters="never")
+        alone = Watched(files[:2], Path(out), workers=0)
         bound, reading = profiled(alone.bind)
         _, cutting = profiled(lambda: alone.cut([job for one in bound for job in one.jobs]))
     print(f"\none process, two books, reading and binding:\n{reading}\none process, panels:\n{cutting}")
@@ -242,12 +244,12 @@ def main() -> None:
         pages = int(sys.argv[3]) if len(sys.argv) > 3 else 100
         houses = draw_books(folder / f"houses_{pages}", pages)
         print(f"{os.cpu_count()} cores, {WORKERS} workers, load {os.getloadavg()[0]:.1f}")
+        watch_memory(find_books(houses), folder)  # before other work makes this process large
         real = Path(os.environ.get("PATHLOOM_DATA", "")) / "documents" / "pdfs"
         if real.is_dir():
             compare("public PDFs", find_books(real), "never", runs)
         compare("phantom books", find_books(houses), "never", runs)
         where_time_goes(houses)
-        watch_memory(find_books(houses), folder)
         compare("phantom books", find_books(draw_books(folder / "letters", LETTER_PAGES)), "auto", runs)
         compare_scans(runs)
 

@@ -62,7 +62,7 @@ def shelf(tmp_path_factory) -> Path:
 def done(request, shelf, tmp_path_factory) -> tuple[dict[str, Extracted], Path]:
     """The bad shelf's books by name, and where they went."""
     out = tmp_path_factory.mktemp("out")
-    books = extract(find_books(shelf), out, workers=request.param, letters="never", ocr="never")
+    books = extract(find_books(shelf), out, workers=request.param, ocr="never")
     return {book.file.name: book for book in books}, out
 
 
@@ -122,7 +122,7 @@ def test_the_command_reads_a_bad_shelf_and_drops_what_it_must(shelf, tmp_path, c
 
 
 def command(path: Path, out: Path) -> list[str]:
-    settings = ("pages.workers=0", "pages.letters=never", "pages.ocr=never")
+    settings = ("pages.workers=0", "pages.ocr=never")
     return [
         "ingest",
         "books",

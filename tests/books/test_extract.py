@@ -31,7 +31,7 @@ def phantom_book(tmp_path_factory) -> tuple[Path, Book]:
 
 def test_a_phantom_book_is_found_with_its_figures_captions_and_references(phantom_book, tmp_path):
     path, truth = phantom_book
-    found = extract_file(path, tmp_path, workers=0, letters="never")
+    found = extract_file(path, tmp_path, workers=0)
     measured = measure([found], [truth])
     assert measured.figure_box.f1.value >= 0.9
     assert measured.caption_binding.f1.value >= 0.9
@@ -40,13 +40,13 @@ def test_a_phantom_book_is_found_with_its_figures_captions_and_references(phanto
 
 def test_worker_processes_find_what_one_process_finds(phantom_book, tmp_path):
     path, _ = phantom_book
-    alone = extract_file(path, tmp_path / "alone", workers=0, letters="never")
-    assert extract_file(path, tmp_path / "workers", workers=2, letters="never") == alone
+    alone = extract_file(path, tmp_path / "alone", workers=0)
+    assert extract_file(path, tmp_path / "workers", workers=2) == alone
 
 
 def test_finished_pages_are_not_read_again(phantom_book, tmp_path, monkeypatch):
     path, _ = phantom_book
-    whole = extract_file(path, tmp_path / "whole", workers=0, letters="never")
+    whole = extract_file(path, tmp_path / "whole", workers=0)
     read: list[int] = []
 
     def stop_at_page_5(reader, job):
@@ -58,17 +58,17 @@ def test_finished_pages_are_not_read_again(phantom_book, tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathloom.books.extract.read_page", stop_at_page_5)
     with pytest.raises(KeyboardInterrupt):
-        extract_file(path, tmp_path / "killed", workers=0, letters="never")
-    assert extract_file(path, tmp_path / "killed", workers=0, letters="never") == whole
+        extract_file(path, tmp_path / "killed", workers=0)
+    assert extract_file(path, tmp_path / "killed", workers=0) == whole
     assert read == [1, 2, 3, 4, 5, *range(5, PAGES + 1)]
 
 
 def test_a_line_that_a_kill_cut_off_is_read_again(phantom_book, tmp_path):
     path, _ = phantom_book
-    whole = extract_file(path, tmp_path, workers=0, letters="never")
+    whole = extract_file(path, tmp_path, workers=0)
     journal = tmp_path / "pages" / "atlas.jsonl"
     journal.write_bytes(journal.read_bytes()[:-100])
-    assert extract_file(path, tmp_path, workers=0, letters="never") == whole
+    assert extract_file(path, tmp_path, workers=0) == whole
     assert [record.number for record in Journal(journal, PageRead)] == list(range(1, PAGES + 1))
 
 
@@ -81,7 +81,7 @@ def test_a_page_that_breaks_its_reader_is_a_status_and_the_rest_is_done(phantom_
         return read_page(reader, job)
 
     monkeypatch.setattr("pathloom.books.extract.read_page", fails_on_page_3)
-    (book,) = extract(find_books(path), tmp_path, workers=0, letters="never")
+    (book,) = extract(find_books(path), tmp_path, workers=0)
     assert [page.number for page in book.pages.values() if page.failed] == [3]
     assert "no such glyph" in book.pages[3].detail
     assert row_of(book)["failures"] == "error:1"
@@ -93,7 +93,7 @@ def test_a_file_that_does_not_open_does_not_stop_the_others(phantom_book, tmp_pa
     broken = tmp_path / "broken.pdf"
     broken.write_bytes(truncated())
     files = [BookFile(name="broken", path=broken, kind="pdf"), *find_books(path)]
-    broken_book, good = extract(files, tmp_path / "out", workers=0, letters="never")
+    broken_book, good = extract(files, tmp_path / "out", workers=0)
     assert broken_book.failure is not None
     assert broken_book.failure[0] in ("truncated", "damaged")
     assert len(good.pages) == PAGES
@@ -101,7 +101,7 @@ def test_a_file_that_does_not_open_does_not_stop_the_others(phantom_book, tmp_pa
 
 def test_figures_are_cut_from_the_large_rendering(phantom_book, tmp_path):
     path, _ = phantom_book
-    (book,) = extract(find_books(path), tmp_path, workers=0, letters="never")
+    (book,) = extract(find_books(path), tmp_path, workers=0)
     small, large = book.survey.small_px, book.survey.large_px
     assert large == (2 * small[0], 2 * small[1])
     cuts = [cut for page in book.figures.values() for cut in page.figures]
@@ -116,7 +116,7 @@ def test_figures_are_cut_from_the_large_rendering(phantom_book, tmp_path):
 
 def test_without_panels_of_its_own_a_figure_is_one_panel(phantom_book, tmp_path):
     path, _ = phantom_book
-    found = extract_file(path, tmp_path, workers=0, letters="never")
+    found = extract_file(path, tmp_path, workers=0)
     for figure in found.figures:
         assert figure.panels
         if len(figure.panels) == 1:
@@ -146,6 +146,6 @@ def test_an_extraction_of_nothing_reads_nothing(tmp_path):
 
 def test_statuses_are_on_the_disk_a_line_a_page(phantom_book, tmp_path):
     path, _ = phantom_book
-    extract(find_books(path), tmp_path, workers=0, letters="never")
+    extract(find_books(path), tmp_path, workers=0)
     lines = (tmp_path / "pages" / "atlas.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(one)["status"] for one in lines] == ["read"] * PAGES

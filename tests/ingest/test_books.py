@@ -46,7 +46,7 @@ def shelf(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def ingested(shelf, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("ingested") / "pairs"
-    settings = ["pages.workers=0", "pages.letters=never", f"truth={shelf / 'truth.jsonl'}", "licence=phantom"]
+    settings = ["pages.workers=0", f"truth={shelf / 'truth.jsonl'}", "licence=phantom"]
     run_into(books(shelf, *settings), out, lambda line: None)
     return out
 
@@ -125,7 +125,7 @@ def test_the_gallery_shows_pages_boxes_and_pairs_and_no_markup_of_theirs(ingeste
 
 def test_text_of_a_book_cannot_become_markup(shelf, tmp_path, monkeypatch):
     monkeypatch.setattr("pathloom.books.layout.join_lines", lambda lines: HOSTILE)
-    config = books(shelf / "atlas.pdf", "pages.workers=0", "pages.letters=never")
+    config = books(shelf / "atlas.pdf", "pages.workers=0")
     run_into(config, tmp_path / "out", lambda line: None)
     page = (tmp_path / "out" / "gallery" / "atlas.html").read_text("utf-8")
     assert "&lt;script&gt;" in page
@@ -156,7 +156,6 @@ def test_explain_tells_the_page_and_the_file(ingested):
 def test_the_command_reads_a_book_and_says_where_to_look(shelf, tmp_path, capsys):
     out = tmp_path / "atlas"
     command = ["ingest", "books", str(shelf / "atlas.pdf"), "--out", str(out), "--set", "pages.workers=0"]
-    command += ["--set", "pages.letters=never"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert f"look: {out / 'gallery.html'}" in printed
@@ -170,7 +169,7 @@ def test_the_command_reads_a_book_and_says_where_to_look(shelf, tmp_path, capsys
 
 def test_settings_that_change_only_time_do_not_change_the_key(shelf):
     assert books(shelf, "pages.workers=0").keyed() == books(shelf, "pages.seconds_a_page=9").keyed()
-    assert books(shelf, "pages.letters=never").keyed() != books(shelf).keyed()
+    assert books(shelf, "pages.letters=true").keyed() != books(shelf).keyed()
 
 
 def test_a_wrong_key_is_named(shelf):

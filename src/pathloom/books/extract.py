@@ -178,7 +178,7 @@ class Extraction:
         sample = [page for page in self._content(book) if page.number % step == 0]
         known = profile(sample)
         usual = habits(bind(lay_out(page, known), known) for page in sample)
-        bindings, sizes_pt, prose, lines, by_ocr = {}, {}, {}, {}, set()
+        bindings, sizes_pt, prose, lines = {}, {}, {}, {}
         for page in self._content(book):
             layout = lay_out(page, known)
             bindings[page.number] = bind(layout, known, usual)
@@ -186,8 +186,6 @@ class Extraction:
             prose[page.number] = layout.prose
             if bindings[page.number].figures:
                 lines[page.number] = page.lines
-            if page.text_from == "ocr":
-                by_ocr.add(page.number)
         pages = join_pages(bindings, sizes_pt)
         book.lonely = [(page.number, block.text) for page in pages for block in page.lonely]
         book.named = find_references(prose)
@@ -198,7 +196,6 @@ class Extraction:
                 book.survey,
                 self.out,
                 page.size_pt,
-                page.number in by_ocr,
                 tuple(FigureJob.of(plate, lines[page.number]) for plate in page.plates),
             )
             for page in pages

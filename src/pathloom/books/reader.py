@@ -37,8 +37,9 @@ class ReadSettings(Record):
         default="auto",
         description="auto: pages that are pictures, or whose fonts do not say what their letters are",
     )
-    letters: Literal["auto", "always", "never"] = Field(
-        default="auto", description="read panel letters inside pictures by OCR; auto: of pages that OCR read"
+    letters: bool = Field(
+        default=False,
+        description="read panel letters inside pictures by OCR, 2 s a figure: for panels lettered down columns",
     )
     render: Literal["figures", "all"] = Field(
         default="figures", description="pages that are kept as small pictures"
@@ -120,7 +121,6 @@ class PageJob:
     survey: Survey
     out: Path
     size_pt: tuple[float, float] = (0.0, 0.0)
-    by_ocr: bool = False
     figures: tuple[FigureJob, ...] = ()
     given: tuple[Figure, ...] = ()
 
@@ -328,8 +328,6 @@ def _split(reader: Reader, sheet: _Sheet, number: int, job: FigureJob) -> CutFig
     plate = replace(job.plate, figure=figure.model_copy(update={"box_pt": sheet.to_pt(whole_px)}))
     if job.is_one_drawing:
         return sheet.cut(number, with_panels(plate, []))
-    letters_wanted = reader.settings.letters
-    reads_letters = letters_wanted == "always" or (letters_wanted == "auto" and sheet.job.by_ocr)
     pixels = np.asarray(sheet.large.crop(whole_px))
     found: tuple[FoundPanel, ...] = ()
     if job.is_drawn and (letters := letters_of(job.lines, plate.labels)):
@@ -339,7 +337,7 @@ def _split(reader: Reader, sheet: _Sheet, number: int, job: FigureJob) -> CutFig
         image_boxes_px=[inside(g.box_pt) for g in plate.graphics if g.kind == "image"],
         text_boxes=[(line.text, inside(line.box_pt)) for line in job.lines],
         labels=plate.labels,
-        find_letters=reader.find_letters if reads_letters else None,
+        find_letters=reader.find_letters if reader.settings.letters else None,
     )
     panels = []
     for panel in found:
