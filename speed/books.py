@@ -106,7 +106,7 @@ def timed(work: Callable[[], Any]) -> Took:
     return Took(time.perf_counter() - start, cpu() - cpu_before)
 
 
-def compare(name: str, files: Sequence[BookFile], letters: str, runs: int) -> None:
+def compare(name: str, files: Sequence[BookFile], letters: bool, runs: int) -> None:
     """Pages a second of reading and of every setting on one shelf."""
     took: dict[str, list[Took]] = {label: [] for label in (READING, *SETTINGS)}
     loads, kept, extraction = [], {}, None
@@ -141,7 +141,7 @@ def compare_scans(runs: int) -> None:
     with tempfile.TemporaryDirectory() as work:
         book = write_book(Path(work) / "scan.pdf", num_pages=SCANNED_PAGES, seed=6, style="textbook")
         scan_book(Path(work) / "scan.pdf", Path(work) / "scan", book, seed=6)
-        for letters in ("never", "auto"):
+        for letters in (False, True):
             compare("scans", find_books(Path(work) / "scan"), letters, runs)
 
 
@@ -247,10 +247,10 @@ def main() -> None:
         watch_memory(find_books(houses), folder)  # before other work makes this process large
         real = Path(os.environ.get("PATHLOOM_DATA", "")) / "documents" / "pdfs"
         if real.is_dir():
-            compare("public PDFs", find_books(real), "never", runs)
-        compare("phantom books", find_books(houses), "never", runs)
+            compare("public PDFs", find_books(real), False, runs)
+        compare("phantom books", find_books(houses), False, runs)
         where_time_goes(houses)
-        compare("phantom books", find_books(draw_books(folder / "letters", LETTER_PAGES)), "auto", runs)
+        compare("phantom books", find_books(draw_books(folder / "letters", LETTER_PAGES)), True, runs)
         compare_scans(runs)
 
 

@@ -103,6 +103,8 @@ def decode(data: bytes, name: str, *, limits: ImageLimits = LIMITS) -> PILImage.
             "too_many_pixels",
             f"{name}: {width_px}x{height_px} px, at most {limits.max_pixels} pixels are decoded",
         )
+    if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
+        raise BadImage("several_pages", f"{name}: a TIFF of several pictures; save each as a file of its own")
     if picture.mode[0] in "IF":
         raise BadImage(
             "more_than_8_bits",

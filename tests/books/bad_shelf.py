@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image as PILImage
 from tests.books import odd_pdfs
 from tests.books.extracted import extract
@@ -17,7 +16,6 @@ from pathloom.books.files import find_books
 from pathloom.books.journal import Journal
 from pathloom.books.reader import PageRead
 
-KNOWN = pytest.mark.xfail(strict=True, reason="a known fault, its mending proposed")
 CAPTION = "Figure 1. Nests of cells with round nuclei and pale cytoplasm."
 PROSE = "The glands are lined by cells with round nuclei and pale cytoplasm."
 
@@ -63,7 +61,7 @@ def write_shelf(folder: Path) -> Path:
 
 
 def read(folder: Path, out: Path, **settings: Any) -> dict[str, Extracted]:
-    settings = {"workers": 0, "letters": "never", "ocr": "never"} | settings
+    settings = {"workers": 0, "letters": False, "ocr": "never"} | settings
     return {book.file.name: book for book in extract(find_books(folder), out, **settings)}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
-from tests.books.bad_shelf import KNOWN, a_book, deny, read, statuses
+from tests.books.bad_shelf import a_book, deny, read, statuses
 
 from pathloom.books.table import row_of
 
@@ -52,7 +52,6 @@ def write_images(folder: Path) -> None:
     deny(folder / "11_denied.png")
 
 
-@KNOWN
 def test_page_images_of_every_kind_have_their_status(tmp_path):
     write_images(tmp_path / "shelf" / "scan")
     (tmp_path / "shelf" / "good.pdf").write_bytes(a_book())
@@ -62,7 +61,6 @@ def test_page_images_of_every_kind_have_their_status(tmp_path):
     assert row_of(books["good"])["bound"] == 1
 
 
-@KNOWN
 @pytest.mark.parametrize("bad", ["words", "vast", "denied"])
 def test_a_bad_image_in_the_middle_does_not_lose_the_book(bad, tmp_path):
     """The middle page tells the book's shape."""
@@ -76,25 +74,29 @@ def test_a_bad_image_in_the_middle_does_not_lose_the_book(bad, tmp_path):
         PILImage.new("1", (60_000, 4_000)).save(middle)
     else:
         deny(middle)
-    book = read(folder, tmp_path / "out")["scan"]
+    book = read(folder, tmp_path / "out", ocr="auto")["scan"]
     assert book.failure is None
     assert book.pages[1].status == "blank"
     assert book.pages[2].failed
 
 
-@KNOWN
 @pytest.mark.parametrize("size_px", [(1, 1), (1, 5000), (5000, 1)])
 def test_an_image_of_a_pixel_is_a_status_and_no_error_of_a_library(size_px, tmp_path):
     (tmp_path / "scan").mkdir()
     PILImage.new("L", size_px, 250).save(tmp_path / "scan" / "1.png")
-    read(tmp_path / "scan", tmp_path / "out")
+    read(tmp_path / "scan", tmp_path / "out", ocr="auto")
     assert statuses(tmp_path / "out", "scan") != ["error"]
 
 
-@KNOWN
 def test_a_tiff_of_several_pages_does_not_lose_them_silently(tmp_path):
     pages = [PILImage.new("L", (600, 800), 250) for _ in range(3)]
     (tmp_path / "scan").mkdir()
     pages[0].save(tmp_path / "scan" / "1.tif", save_all=True, append_images=pages[1:])
-    book = read(tmp_path / "scan", tmp_path / "out")["scan"]
-    assert len(book.pages) == 3 or book.pages[1].status == "several_pages"
+    book = read(tmp_path / "scan", tmp_path / "out", ocr="auto")["scan"]
+    assert book.pages[1].status == "several_pages"
+
+
+def test_without_ocr_a_page_image_says_so(tmp_path):
+    (tmp_path / "scan").mkdir()
+    PILImage.new("L", (600, 800), 250).save(tmp_path / "scan" / "1.png")
+    assert read(tmp_path / "scan", tmp_path / "out", ocr="never")["scan"].pages[1].status == "ocr_is_off"

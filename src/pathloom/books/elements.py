@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pathloom.books.geometry import area, covered, gap, height, union, width
 from pathloom.books.layout import Layout
 from pathloom.books.page import Graphic
@@ -101,10 +103,13 @@ def connected(boxes: Sequence[Box], distance_pt: float) -> list[list[int]]:
             index = root[index]
         return index
 
+    sides = np.array(boxes, dtype=float).reshape(-1, 4)
     for one in range(len(boxes)):
-        for other in range(one + 1, len(boxes)):
-            if gap(boxes[one], boxes[other]) <= distance_pt:
-                root[find(other)] = find(one)
+        x1, y1, x2, y2 = sides[one]
+        rest = sides[one + 1 :]
+        apart = np.maximum.reduce([rest[:, 0] - x2, x1 - rest[:, 2], rest[:, 1] - y2, y1 - rest[:, 3]])
+        for other in np.flatnonzero(apart <= distance_pt):
+            root[find(one + 1 + int(other))] = find(one)
     groups: dict[int, list[int]] = {}
     for index in range(len(boxes)):
         groups.setdefault(find(index), []).append(index)

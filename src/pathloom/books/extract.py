@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -22,9 +22,9 @@ from pathloom.books.assemble import join_pages
 from pathloom.books.binding import bind, habits
 from pathloom.books.files import BookFile
 from pathloom.books.journal import Journal
-from pathloom.books.layout import lay_out
+from pathloom.books.layout import Layout, lay_out
 from pathloom.books.page import Page
-from pathloom.books.profile import profile
+from pathloom.books.profile import Profile, profile
 from pathloom.books.reader import (
     FigureJob,
     PageFigures,
@@ -40,6 +40,8 @@ from pathloom.books.reader import (
 from pathloom.books.references import find_references
 from pathloom.books.workers import Failure, run_each
 from pathloom.figures import Book, Reference
+
+T = TypeVar("T")
 
 SAMPLED_PAGES = 48
 """So many pages, evenly spread, tell a book's type size, page furniture and habits. Our own choice."""
@@ -177,14 +179,20 @@ class Extraction:
         step = max(1, book.survey.num_pages // SAMPLED_PAGES)
         sample = [page for page in self._content(book) if page.number % step == 0]
         known = profile(sample)
-        usual = habits(bind(lay_out(page, known), known) for page in sample)
+        layouts = {page.number: self._laid_out(book, page, known) for page in sample}
+        usual = habits(bind(layout, known) for layout in layouts.values() if layout is not None)
         bindings, sizes_pt, prose, lines = {}, {}, {}, {}
         for page in self._content(book):
-            layout = lay_out(page, known)
-            bindings[page.number] = bind(layout, known, usual)
+            layout = layouts.pop(page.number) if page.number in layouts else self._laid_out(book, page, known)
+            if layout is None:
+                continue
+            binding = self._guarded(book, page.number, partial(bind, layout, known, usual))
+            if binding is None:
+                continue
+            bindings[page.number] = binding
             sizes_pt[page.number] = (page.width_pt, page.height_pt)
             prose[page.number] = layout.prose
-            if bindings[page.number].figures:
+            if binding.figures:
                 lines[page.number] = page.lines
         pages = join_pages(bindings, sizes_pt)
         book.lonely = [(page.number, block.text) for page in pages for block in page.lonely]
@@ -202,3 +210,15 @@ class Extraction:
             if page.plates
         )
         return Bound(jobs, prose)
+
+    def _laid_out(self, book: Extracted, page: Page, known: Profile) -> Layout | None:
+        return self._guarded(book, page.number, lambda: lay_out(page, known))
+
+    def _guarded(self, book: Extracted, number: int, work: Callable[[], T]) -> T | None:
+        """What `work` gives; a page that breaks a rule has that as its status, and the others go on."""
+        try:
+            return work()
+        except Exception as error:  # the page boundary
+            failed = {"status": "layout_failed", "detail": f"{type(error).__name__}: {error}"}
+            book.pages[number] = book.pages[number].model_copy(update=failed)
+            return None

@@ -9,6 +9,9 @@ from pathloom.images import SUFFIXES
 from pathloom.schema import Record
 from pathloom.stage import UserError
 
+MAX_NAME_BYTES = 240
+"""Linux takes 255, and `.jsonl` or a page's number is added. Our own choice."""
+
 
 class BookFile(Record):
     """One book. `name` is its path below the folder that was given, without suffix; it is the group of its Samples.
@@ -28,6 +31,7 @@ class BookFile(Record):
 def find_books(path: Path) -> list[BookFile]:
     """The books at `path`, a PDF, an image or a folder with both at any depth. Raises UserError for none."""
     if path.is_file():
+        _check_name(path.stem, path.parent)
         if path.suffix.lower() == ".pdf":
             return [BookFile(name=path.stem, path=path, kind="pdf")]
         if path.suffix.lower() in SUFFIXES:
@@ -35,24 +39,41 @@ def find_books(path: Path) -> list[BookFile]:
         raise UserError(f"{path}: neither a PDF nor a page image ({', '.join(SUFFIXES)})")
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder")
-    books = list(_books_in(path, path))
+    try:
+        books = list(_books_in(path, path))
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from error
     if not books:
         raise UserError(f"{path}: holds neither a PDF nor a page image ({', '.join(SUFFIXES)})")
     names = [book.name for book in books]
     for name in names:
+        _check_name(name, path)
         if names.count(name) > 1:
             raise UserError(f"{path}: two books are called {name!r}; rename one of them")
     return books
 
 
-def _books_in(folder: Path, root: Path) -> Iterator[BookFile]:
+def _check_name(name: str, path: Path) -> None:
+    """Files that are made bear the book's name and go into JSON."""
+    try:
+        size = max(len(part.encode()) for part in name.split("/"))
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: the file name {name!r} is no UTF-8; rename it") from error
+    if size > MAX_NAME_BYTES:
+        raise UserError(f"{path}: a file name of {size} bytes, at most {MAX_NAME_BYTES}; rename it: {name}")
+
+
+def _books_in(folder: Path, root: Path, above: frozenset[Path] = frozenset()) -> Iterator[BookFile]:
+    """`above` are the folders that hold this one: a link to one of them is not followed."""
+    above |= {folder.resolve()}
     for pdf in sorted(one for one in folder.iterdir() if one.suffix.lower() == ".pdf" and one.is_file()):
         yield BookFile(name=pdf.relative_to(root).with_suffix("").as_posix(), path=pdf, kind="pdf")
     if _images(folder):
         name = folder.name if folder == root else folder.relative_to(root).as_posix()
         yield BookFile(name=name, path=folder, kind="images")
     for inner in sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")):
-        yield from _books_in(inner, root)
+        if inner.resolve() not in above:
+            yield from _books_in(inner, root, above)
 
 
 def _images(folder: Path) -> list[Path]:

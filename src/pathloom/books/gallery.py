@@ -32,7 +32,8 @@ def write_gallery(books: Sequence[Extracted], out: Path, title: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         up = "../" * depth
         target.write_text(
-            page.render(name=book.file.name, up=up, row=row_of(book), pages=list(_pages(book, up))), encoding="utf-8"
+            page.render(name=book.file.name, up=up, row=row_of(book), pages=list(_pages(book, up))),
+            encoding="utf-8",
         )
         links.append((quote(name), book.file.name, row_of(book)))
     index = _template("gallery.html.j2").render(title=title, columns=COLUMNS, books=links)
@@ -41,7 +42,9 @@ def write_gallery(books: Sequence[Extracted], out: Path, title: str) -> None:
 
 def _template(name: str) -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    ).get_template(name)
 
 
 def _pages(book: Extracted, up: str) -> Iterable[dict[str, Any]]:

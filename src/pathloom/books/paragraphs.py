@@ -9,6 +9,8 @@ from pathloom.books.numbers import caption_start
 from pathloom.books.page import Line, Page
 from pathloom.books.profile import Profile, same_size, size_slack
 
+NEAR_LINES = 40
+"""So many lines before and after one in the order of the page may concern it: twelve columns of three lines."""
 _BULLET = re.compile(r"[\u2022\u2023\u25aa\u25cf\u25a0\u25e6\u2013\u2014]\s|\d{1,2}[.)]\s|[*-]\s")
 ENDS = re.compile(r"[.!?:;\u3002\uff01\uff1f\uff1a\uff1b]['\")\]\u201d\u2019\uff09]*$")
 
@@ -70,12 +72,14 @@ def _mend_rows(lines: Sequence[Line]) -> list[Line]:
 
 
 def _near(ordered: Sequence[Line], at: int, distance_pt: float) -> Iterable[Line]:
+    """Lines within the distance above, beside and below; of a page that is nothing but lines, the next ones."""
     middle = center_y(ordered[at].box_pt)
-    for step in (-1, 1):
-        index = at + step
-        while 0 <= index < len(ordered) and abs(center_y(ordered[index].box_pt) - middle) <= distance_pt:
+    for index in (
+        *range(at - 1, max(-1, at - NEAR_LINES), -1),
+        *range(at + 1, min(len(ordered), at + NEAR_LINES)),
+    ):
+        if abs(center_y(ordered[index].box_pt) - middle) <= distance_pt:
             yield ordered[index]
-            index += step
 
 
 def _is_torn(left: Line, right: Line, near: Iterable[Line]) -> bool:
@@ -135,7 +139,7 @@ def _line_above(ordered: Sequence[Line], below: int) -> int | None:
     """The nearest line above that covers some of the same width."""
     line = ordered[below]
     best, best_gap = None, 4.0 * line.size_pt
-    for index in range(below - 1, -1, -1):
+    for index in range(below - 1, max(-1, below - 5 * NEAR_LINES), -1):
         other = ordered[index]
         if line.box_pt[1] - other.box_pt[1] > 6 * line.size_pt + 40:
             break

@@ -184,7 +184,6 @@ class _Collector:
         pixels = pypdfium2.PdfBitmap.from_raw(bitmap).to_numpy()
         colours = pixels[..., :3] if pixels.ndim == 3 else pixels  # the fourth is alpha, or nothing
         white = bool(np.all(colours >= _WHITE))
-        self.pdfium.FPDFBitmap_Destroy(bitmap)
         return white
 
     def _path(self, handle: Any, matrix: _Matrix, clip: Box) -> None:

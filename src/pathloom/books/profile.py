@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pathloom.books.geometry import center_y, overlap_y, width
+from pathloom.books.geometry import area, center_y, overlap_y, width
 from pathloom.books.numbers import caption_start
 from pathloom.books.page import Line, Page
 from pathloom.schema import Box
@@ -51,7 +51,7 @@ def profile(pages: Sequence[Page]) -> Profile:
         outer = [line for line in page.lines if _in_margin(line.box_pt, page)]
         texts.update({_furniture(line.text) for line in outer})
         tops.update(set(_lone_tops(page, outer)))
-        decorations.update({_snapped(graphic.box_pt) for graphic in page.graphics})
+        decorations.update({_snapped(g.box_pt) for g in page.graphics if not _may_be_plate(g.box_pt, page)})
     enough = max(MIN_REPEATS, 0.15 * len(pages))
     return Profile(
         body_size_pt=body_size_pt,
@@ -81,6 +81,11 @@ def _lone_tops(page: Page, outer: Iterable[Line]) -> Iterable[float]:
         inner = [o for o in others if (o.box_pt[1] > line.box_pt[1]) == top]
         if all(abs(center_y(o.box_pt) - center_y(line.box_pt)) > 2 * line.size_pt for o in inner):
             yield round(line.box_pt[1] / 2) * 2
+
+
+def _may_be_plate(box: Box, page: Page) -> bool:
+    """An atlas has plates of one size at one place; a logo is smaller, a background covers the page."""
+    return 0.05 < area(box) / (page.width_pt * page.height_pt) < 0.9 and not _in_margin(box, page)
 
 
 def _snapped(box: Box) -> Box:

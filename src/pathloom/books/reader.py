@@ -1,7 +1,10 @@
 """What happens to one page in a worker process: it is read, and later its figures are cut and split into panels."""
 
+import contextlib
 import re
+import struct
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +20,17 @@ from pathloom.books.files import BookFile
 from pathloom.books.geometry import area, covered, grown, union
 from pathloom.books.page import Line, Page
 from pathloom.books.pairs import CutFigure, Picture
-from pathloom.books.pdf import BadBook, open_pdf, page_sizes_px, read_pdf_page, render, sizes_of_aspect
+from pathloom.books.pdf import (
+    ASPECT_PAGE,
+    BadBook,
+    open_pdf,
+    page_sizes_px,
+    read_pdf_page,
+    render,
+    sizes_of_aspect,
+)
 from pathloom.figures import Figure
-from pathloom.images import BadImage, decode
+from pathloom.images import FORMATS, BadImage, decode
 from pathloom.schema import Box, Record
 
 SIDE_OF_IMAGE_PT = 842.0
@@ -52,8 +63,10 @@ class ReadSettings(Record):
     bytes_a_page: int = Field(default=3 * 2**30, gt=0, description="of memory, of a worker")
 
 
-UNKEYED = ("workers", "seconds_a_page", "bytes_a_page")
-"""Settings that change time and memory only; a page that broke a cap says so in its status."""
+MAX_OBJECTS = 4000
+"""Lines or graphics of a page; layout compares them with each other. A dense table has some hundreds."""
+UNKEYED = ("workers",)
+"""Settings that change nothing in what is found."""
 
 
 class Survey(Record):
@@ -194,12 +207,26 @@ def survey(reader: Reader, file: BookFile) -> Survey:
             small, large = page_sizes_px(document)
             return Survey(num_pages=len(document), small_px=small, large_px=large)
         images = file.page_images()
-        middle = images[min(len(images) - 1, 49)]
-        with PILImage.open(middle) as picture:
-            small, large = sizes_of_aspect(picture.width / picture.height)
+        middle = min(len(images) - 1, ASPECT_PAGE)
+        small, large = sizes_of_aspect(_aspect([*images[middle:], *images[:middle]]))
         return Survey(num_pages=len(images), small_px=small, large_px=large)
     except (BadBook, BadImage) as error:
         return Survey(problem=(error.reason, str(error)))
+
+
+def _aspect(images: Sequence[Path]) -> float:
+    """Width over height of the first image whose header can be read; an A4 page's where there is none."""
+    for path in images:
+        with (
+            contextlib.suppress(
+                OSError, ValueError, SyntaxError, struct.error, PILImage.DecompressionBombError
+            ),
+            warnings.catch_warnings(action="ignore", category=PILImage.DecompressionBombWarning),
+            path.open("rb") as file,
+            PILImage.open(file, formats=FORMATS) as picture,
+        ):
+            return picture.width / picture.height
+    return 595 / 842
 
 
 def read_page(reader: Reader, job: PageJob) -> PageRead:
@@ -207,8 +234,14 @@ def read_page(reader: Reader, job: PageJob) -> PageRead:
     start = time.monotonic()
     try:
         page = _page(reader, job)
+        if reader.settings.render == "all":
+            view_page(reader, replace(job, size_pt=(page.width_pt, page.height_pt)))
     except (BadBook, BadImage) as error:
         return PageRead(number=job.number, status=error.reason, detail=str(error))
+    most = max(len(page.lines), len(page.graphics))
+    if most > MAX_OBJECTS:
+        detail = f"{most} lines or graphics, at most {MAX_OBJECTS} are laid out"
+        return PageRead(number=job.number, status="too_many_objects", detail=detail)
     status = "blank" if not page.lines and not page.graphics else "ocr" if page.text_from == "ocr" else "read"
     if page.kind == "unmapped" and page.text_from == "none":
         status = "fonts_without_letters"
@@ -216,6 +249,8 @@ def read_page(reader: Reader, job: PageJob) -> PageRead:
 
 
 def _page(reader: Reader, job: PageJob) -> Page:
+    if job.file.kind == "images" and reader.settings.ocr == "never":
+        raise BadBook("ocr_is_off", f"{job.file.path}: a picture, and pages.ocr is never")
     if job.file.kind == "images":
         from pathloom.books.scan import read_scan
 
@@ -358,5 +393,8 @@ def _without_white(page: PILImage.Image, box_px: tuple[int, int, int, int]) -> t
 
 
 def _save(picture: PILImage.Image, path: Path, quality: int) -> None:
+    """Whole or not at all: a kill may come at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, format="JPEG", quality=quality)
+    part = path.with_name(path.name + ".part")
+    picture.save(part, format="JPEG", quality=quality)
+    part.replace(path)

@@ -20,6 +20,9 @@ from pathloom.schema import Box
 # Our own choices, made on drawn scans of eight houses (phantom.scan) and on the pages of Patho-R1 and PubLayNet.
 MAX_SIDE_PX = 2400
 """Larger pages are made smaller first: 2.8 pixels a point suffice for edges within half a point."""
+MIN_SIDE_PX = 32
+MAX_ASPECT = 30.0
+"""Smaller or longer pictures are no pages: there is no cell of paper in them. Our own choice."""
 INK = 28.0
 """Levels (of 255, in the channel that differs most) between paper and ink; what shines through stays below."""
 LIGHT_FALL = 45.0
@@ -85,6 +88,8 @@ def read_scan(pixels: PILImage.Image, number: int, width_pt: float, height_pt: f
             "too_many_pixels",
             f"page {number}: {pixels.width}x{pixels.height} px, at most {LIMITS.max_pixels}",
         )
+    if min(pixels.size) < max(MIN_SIDE_PX, max(pixels.size) / MAX_ASPECT):
+        raise BadImage("too_small", f"page {number}: {pixels.width}x{pixels.height} px are no page")
     lines = read_lines(pixels, width_pt, height_pt)
     return Page(
         number=number,
