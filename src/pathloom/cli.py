@@ -272,6 +272,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _ingest(arguments: argparse.Namespace) -> int:
     from pathloom.recipe import load_entry
     from pathloom.run import run_into
+    from pathloom.stage import MANIFEST_FILE
 
     entry = {
         "name": arguments.source,
@@ -283,7 +284,10 @@ def _ingest(arguments: argparse.Namespace) -> int:
     from pathloom.books.table import TABLE_FILE, table_lines
 
     print("\n".join(table_lines(arguments.out / TABLE_FILE)))
-    print(f"look: {arguments.out / 'gallery.html'}")
+    measured = json.loads((arguments.out / MANIFEST_FILE).read_text("utf-8"))["counts"].get(
+        "measured_lines", []
+    )
+    print("\n".join([*measured, f"look: {arguments.out / 'gallery.html'}"]))
     return 0
 
 
@@ -303,6 +307,10 @@ def _phantom(arguments: argparse.Namespace) -> int:
     if arguments.scan is not None:
         scanned = scan_book(arguments.out, arguments.scan, truth, seed=arguments.seed)
         path = arguments.scan.with_name(arguments.scan.name + ".truth.jsonl")
+        if path in books:
+            raise UserError(
+                f"--scan {arguments.scan}: its truth would be written over the PDF's; choose another name"
+            )
         books[path] = scanned.model_copy(update={"name": arguments.scan.name})
     for path, book in books.items():
         path.write_text(book.model_dump_json() + "\n", encoding="utf-8")

@@ -226,6 +226,7 @@ def run_into(config: StageConfig, folder: Path, say: Callable[[str], None] = pri
     Raises UserError for anything the user can mend, a folder that holds something else among it.
     """
     config.check()
+    folder = folder.resolve()
     stage = PlannedStage(config, _key(config, []), folder)
     partial = folder.with_name(folder.name + PARTIAL)
     if stage.done:

@@ -7,14 +7,12 @@ from pydantic import ValidationError
 from tests.books.vlm_pages import HEIGHT_PX, ROUTE, WIDTH_PX, WRITER, entry, reply, view
 
 from pathloom.books import prompts
+from pathloom.books.pdf import MAX_PAGE_PIXELS, SIZE_STEP_PX, sizes_of_aspect
 from pathloom.books.prompts import Language, align_prompt, language_of, prompts_hash, refer_prompt
 from pathloom.books.vlm import (
-    MAX_PIXELS,
-    SIDE_PX,
     VlmRoute,
     figure_request,
     figures_of,
-    small_size_px,
 )
 from pathloom.books.vlm_replies import Entry, read_alignment, read_references
 from pathloom.generate.config import GeneratorRef
@@ -96,7 +94,7 @@ def test_a_book_is_chinese_by_its_name_or_by_one_letter_in_a_hundred(name, text,
 
 
 def test_the_small_picture_is_that_of_the_published_pages():
-    assert small_size_px(840, 1176) == (840, 1176)
+    assert sizes_of_aspect(840 / 1176)[0] == (840, 1176)
     for width, height in (
         (595.3, 841.9),
         (842, 595),
@@ -106,11 +104,11 @@ def test_the_small_picture_is_that_of_the_published_pages():
         (1, 10**6),
         (10**6, 1),
     ):
-        width_px, height_px = small_size_px(width, height)
-        assert width_px % SIDE_PX == height_px % SIDE_PX == 0
-        assert 0 < width_px * height_px <= MAX_PIXELS
+        width_px, height_px = sizes_of_aspect(width / height)[0]
+        assert width_px % SIZE_STEP_PX == height_px % SIZE_STEP_PX == 0
+        assert 0 < width_px * height_px <= MAX_PAGE_PIXELS
         if 0.3 < width / height < 3:
-            assert width_px * height_px > 0.93 * MAX_PIXELS
+            assert width_px * height_px > 0.93 * MAX_PAGE_PIXELS
             assert width_px / height_px == pytest.approx(width / height, rel=0.04)
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image as PILImage
 from tests.books.odd_pdfs import encrypted, without_pages
 from tests.books.vlm_pages import Asked, entry, reply
 
+from pathloom.books.files import find_books
+from pathloom.books.references import named_figures
 from pathloom.cli import main
 from pathloom.figures import Book
 from pathloom.generate.fill import STORE_FILE
@@ -91,7 +94,8 @@ def test_a_panel_has_the_sentences_that_name_it_or_the_whole_figure(ingested):
     assert panels
     for pair in panels:
         for sentence in pair["inline_refs"]:  # type: ignore[attr-defined]
-            assert "Fig" in sentence
+            named = {p for one in named_figures(sentence) if one.number == pair["number"] for p in one.panels}
+            assert not named or pair["panel"] in named
 
 
 def test_what_cannot_be_used_is_a_drop_with_its_reason(ingested):
@@ -217,3 +221,26 @@ def test_a_page_whose_answer_cannot_be_read_has_a_status(shelf, tmp_path, monkey
     )
     assert list(read_samples(tmp_path / "out")) == []
     assert any(drop.reason.startswith("figure_vlm_") for drop in drops_in(tmp_path / "out"))
+
+
+def test_a_book_of_another_name_is_another_key(shelf, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        os.link(shelf / "atlas.pdf", tmp_path / name / f"{name}.pdf")
+    assert books(tmp_path / "a").fingerprint() != books(tmp_path / "b").fingerprint()
+
+
+def test_truth_that_does_not_fit_is_refused_before_anything_is_read(shelf, tmp_path):
+    truth = tmp_path / "truth.jsonl"
+    truth.write_text(Book(name="other", num_pages=3).model_dump_json() + "\n")
+    with pytest.raises(UserError, match="no book 'other'; there is atlas"):
+        books(shelf, f"truth={truth}").check()
+    truth.write_text('{"name": "atlas"}\n')
+    with pytest.raises(UserError, match="line 1: not a book"):
+        books(shelf, f"truth={truth}").check()
+
+
+def test_what_an_ingest_made_is_no_book_of_the_next(shelf, tmp_path):
+    os.link(shelf / "atlas.pdf", tmp_path / "atlas.pdf")
+    run_into(books(tmp_path, "pages.workers=0"), tmp_path / "out", lambda line: None)
+    assert [book.name for book in find_books(tmp_path)] == ["atlas"]

@@ -11,6 +11,8 @@ from pathloom.books.page import Graphic
 from pathloom.figures import Figure, Panel
 from pathloom.schema import Box
 
+MAX_CAPTION_CHARS = 10_000
+"""A longer one is a page that was taken for a caption. Our own choice."""
 PLATE_SHARE = 0.12
 """A figure whose caption may stand on the next or the previous page covers this share of its page. Our own choice."""
 
@@ -88,7 +90,7 @@ def join_pages(
 def _plate(found: Found, page: int, caption_page: int) -> Plate:
     if found.caption is None:
         return Plate(Figure(page=page, box_pt=found.box_pt), found.graphics, None)
-    caption = found.caption.text
+    caption = found.caption.text[:MAX_CAPTION_CHARS]
     parts = split_caption(caption)
     figure = Figure(
         page=page,

@@ -253,11 +253,12 @@ def _choose(
     usual: Mapping[Side, float],
 ) -> list[tuple[Side | None, list[int]]]:
     """A side and elements for each caption, best for the page as a whole."""
+    most = MAX_COMBINATIONS // max(1, len(captions) * len(elements) // 64)
     options: list[list[_View | None]] = [[*found, None] for found in views]
     combinations = 1
     for index, option in enumerate(options):
         combinations *= len(option)
-        if combinations > MAX_COMBINATIONS:  # a page of many captions: the rest take their nearest view
+        if combinations > most:  # a page of many captions: the rest take their nearest view
             options[index] = [min(option, key=lambda v: min(v.distances.values()) if v else MAX_REACH_PT)]
             combinations //= len(option)
     total = sum(area(element.box_pt) for element in elements) or 1.0

@@ -88,7 +88,7 @@ def _trim(text: str, span: Span, *, joint: bool = False) -> Span:
     """The span without blanks and separators at its ends; with `joint`, without "and" before the next label."""
     start, end = span
     if joint:
-        head = _JOINT_END.search(text, start, end)
+        head = _JOINT_END.search(text, max(start, end - 60), end)
         end = head.start() if head else end
     while start < end and text[start] in _LEFT_OVER + ".。)]" and not re.match(r"[.-][0-9]", text[start:end]):
         start += 1

@@ -12,7 +12,7 @@ looks at neighbouring pages, takes milliseconds and is done here, again after a 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +43,9 @@ from pathloom.figures import Book, Reference
 
 T = TypeVar("T")
 
+RETRIED = ("timed_out", "out_of_memory", "crashed")
+"""What a busy machine may do to a page: it is read again when a killed run goes on."""
+
 SAMPLED_PAGES = 48
 """So many pages, evenly spread, tell a book's type size, page furniture and habits. Our own choice."""
 
@@ -62,9 +65,9 @@ class Extracted:
     lonely: list[tuple[int, str]] = field(default_factory=list)
     named: tuple[Reference, ...] = ()
 
-    @property
+    @cached_property
     def references(self) -> tuple[Reference, ...]:
-        """The sentences that name a figure which was found."""
+        """The sentences that name a figure which was found, once all are."""
         numbers = {cut.figure.number for page in self.figures.values() for cut in page.figures}
         return tuple(one for one in self.named if one.number in numbers)
 
@@ -155,7 +158,9 @@ class Extraction:
 
     def _read(self) -> None:
         for book in self.books:
-            book.pages.update((page.number, page.without_content()) for page in self._pages[book.file.name])
+            for page in self._pages[book.file.name]:
+                if page.status not in RETRIED:  # a record that comes later stands for the page
+                    book.pages[page.number] = page.without_content()
         done = sum(len(book.pages) for book in self.books)
         jobs = [
             (book, PageJob(book.file, number, book.survey, self.out))
@@ -176,7 +181,7 @@ class Extraction:
         return (read.page for read in self._pages[book.file.name] if read.page is not None)
 
     def _bind(self, book: Extracted) -> Bound:
-        step = max(1, book.survey.num_pages // SAMPLED_PAGES)
+        step = max(1, -(-book.survey.num_pages // SAMPLED_PAGES))
         sample = [page for page in self._content(book) if page.number % step == 0]
         known = profile(sample)
         layouts = {page.number: self._laid_out(book, page, known) for page in sample}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pathloom.images import SUFFIXES
 from pathloom.schema import Record
-from pathloom.stage import UserError
+from pathloom.stage import MANIFEST_FILE, UserError
 
 MAX_NAME_BYTES = 240
 """Linux takes 255, and `.jsonl` or a page's number is added. Our own choice."""
@@ -22,6 +22,10 @@ class BookFile(Record):
     name: str
     path: Path
     kind: Literal["pdf", "images"]
+
+    def paths(self) -> list[Path]:
+        """All files that are read."""
+        return [self.path] if self.kind == "pdf" else self.page_images()
 
     def page_images(self) -> list[Path]:
         """The pages of a book of images."""
@@ -66,18 +70,24 @@ def _check_name(name: str, path: Path) -> None:
 def _books_in(folder: Path, root: Path, above: frozenset[Path] = frozenset()) -> Iterator[BookFile]:
     """`above` are the folders that hold this one: a link to one of them is not followed."""
     above |= {folder.resolve()}
-    for pdf in sorted(one for one in folder.iterdir() if one.suffix.lower() == ".pdf" and one.is_file()):
+    for pdf in sorted(one for one in folder.iterdir() if one.suffix.lower() == ".pdf" and _is_file(one)):
         yield BookFile(name=pdf.relative_to(root).with_suffix("").as_posix(), path=pdf, kind="pdf")
     if _images(folder):
         name = folder.name if folder == root else folder.relative_to(root).as_posix()
         yield BookFile(name=name, path=folder, kind="images")
     for inner in sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")):
-        if inner.resolve() not in above:
+        made_by_us = (inner / MANIFEST_FILE).is_file() or inner.name.endswith(".partial")
+        if inner.resolve() not in above and not made_by_us:
             yield from _books_in(inner, root, above)
 
 
+def _is_file(path: Path) -> bool:
+    """Not what a system keeps beside files, as `._book.pdf`."""
+    return not path.name.startswith(".") and path.is_file()
+
+
 def _images(folder: Path) -> list[Path]:
-    found = [one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES and one.is_file()]
+    found = [one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES and _is_file(one)]
     return sorted(
-        found, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", path.name)]
+        found, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path.name)]
     )

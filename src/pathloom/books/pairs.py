@@ -109,7 +109,7 @@ def pairs_of(
         )
         return
     for number, (panel, picture) in enumerate(zip(figure.panels, cut.panels, strict=True)):
-        key = f"{name}-{panel.label or number + 1}"
+        key = f"{name}-{number + 1:02d}{panel.label and '-' + panel.label}"
         if not panel.text and not figure.shared:
             detail = f"{file}, page {figure.page}, figure {figure.number}: panel {panel.label or number + 1}"
             yield Unpaired(id=key, reason="panel_not_described", detail=detail)

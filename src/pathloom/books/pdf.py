@@ -181,6 +181,8 @@ def sizes_of_aspect(aspect: float) -> tuple[tuple[int, int], tuple[int, int]]:
     width, height = math.sqrt(MAX_PAGE_PIXELS * aspect), math.sqrt(MAX_PAGE_PIXELS / aspect)
     # A ratio such as 1 must not lose a step to rounding.
     width_px, height_px = (max(SIZE_STEP_PX, int((side + 1e-6) / 28) * 28) for side in (width, height))
+    longest_px = MAX_PAGE_PIXELS // SIZE_STEP_PX  # of a strip, whose short side was raised
+    width_px, height_px = min(width_px, longest_px), min(height_px, longest_px)
     return (width_px, height_px), (2 * width_px, 2 * height_px)
 
 

@@ -134,7 +134,7 @@ def _ends_sentence(text: str, start: int, stop: int, match: re.Match[str]) -> bo
         return False
     if match["latin"][0] in "!?":
         return True
-    before = text[start : match.start()]
+    before = text[max(start, match.start() - 80) : match.start()]
     last = re.search(r"[^\s(\[]+$", before)
     token = last[0].casefold() if last else ""
     if token[-1:].isdigit() and re.match(r"\s[0-9]", text[match.end() : match.end() + 2]):

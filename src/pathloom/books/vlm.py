@@ -4,7 +4,6 @@ It follows the released text parsing of Patho-R1 and gives the records of the ru
 store is filled first and read then (docs/decisions/0009 and 0011), so a killed run asks nothing twice.
 """
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pydantic import Field
 from pathloom.books.geometry import union
 from pathloom.books.letters import POSITION, fold, position
 from pathloom.books.numbers import Named, caption_start, labels
+from pathloom.books.pdf import MAX_PAGE_PIXELS, SIZE_STEP_PX
 from pathloom.books.prompts import Frame, Language, align_prompt
 from pathloom.books.vlm_replies import Entry, read_alignment
 from pathloom.figures import Book, Figure, Panel, Reference
@@ -25,11 +25,6 @@ from pathloom.generate.fill import fill
 from pathloom.generate.generator import Message, Request, Sampling
 from pathloom.generate.store import AnswerStore
 from pathloom.schema import Image, Record
-
-SIDE_PX = 28
-"""Sides are multiples of it: 2 x 2 patches of 14 pixels are one visual token of Qwen2.5-VL."""
-MAX_PIXELS = 1280 * SIDE_PX**2
-"""Of the picture of a page: 1280 visual tokens, as in Patho-R1's code."""
 
 PageKey = tuple[str, int]
 """Name of the book, number of the page from 1."""
@@ -70,7 +65,7 @@ class VlmRoute(BookAsking):
 
 
 class PageView(Record):
-    """A page as the model sees it. `picture` is the small rendering, of `small_size_px`; sizes are the page's."""
+    """A page as the model sees it. `picture` is the small rendering (`pdf.sizes_of_aspect`); sizes are the page's."""
 
     book: str
     number: int = Field(ge=1)
@@ -90,21 +85,6 @@ class Aligned:
     figures: Mapping[PageKey, tuple[Figure, ...]]
     failures: Mapping[PageKey, tuple[str, str]]
     usage: Mapping[str, Any]
-
-
-def small_size_px(width_pt: float, height_pt: float) -> tuple[int, int]:
-    """The largest picture of a page's proportions within MAX_PIXELS, sides cut to multiples of SIDE_PX.
-
-    840 x 1176 for the scans that Patho-R1 published. A side is never below SIDE_PX, so a strip is not quite to scale.
-    """
-    scale = math.sqrt(MAX_PIXELS / (width_pt * height_pt))
-    width_px, height_px = (
-        max(SIDE_PX, math.floor(side_pt * scale / SIDE_PX) * SIDE_PX) for side_pt in (width_pt, height_pt)
-    )
-    if width_px * height_px > MAX_PIXELS:  # a strip whose short side was raised
-        longest_px = MAX_PIXELS // SIDE_PX
-        return min(width_px, longest_px), min(height_px, longest_px)
-    return width_px, height_px
 
 
 def ask_figures(
@@ -141,13 +121,13 @@ def figure_request(view: PageView, route: VlmRoute) -> Request:
     """
     picture = view.picture
     if route.frame == "px" and (
-        picture.width_px % SIDE_PX
-        or picture.height_px % SIDE_PX
-        or picture.width_px * picture.height_px > MAX_PIXELS
+        picture.width_px % SIZE_STEP_PX
+        or picture.height_px % SIZE_STEP_PX
+        or picture.width_px * picture.height_px > MAX_PAGE_PIXELS
     ):
         raise ValueError(
             f"{view.book}, page {view.number}: {picture.width_px}x{picture.height_px} px; a model whose boxes count "
-            "pixels would resize it (see small_size_px)"
+            "pixels would resize it (see pdf.sizes_of_aspect)"
         )
     system, user = align_prompt(view.language, route.frame, picture.width_px, picture.height_px)
     messages = (Message(role="system", text=system), Message(role="user", text=user, images=(picture,)))

@@ -29,7 +29,7 @@ from pathloom.books.table import totals, write_table
 from pathloom.books.vlm import VlmRoute
 from pathloom.figures import Book
 from pathloom.generate.fill import STORE_FILE
-from pathloom.images import read_image
+from pathloom.images import BadImage, read_image
 from pathloom.ingest.pictures import size_and_time
 from pathloom.ingest.source import Source, WholeIngest, share_of
 from pathloom.schema import Drop, Event, Origin, Sample
@@ -70,19 +70,37 @@ class BooksConfig(WholeIngest):
         find_books(self.path)
         if self.vlm is not None:
             self.vlm.check(f"{self.name}.vlm")
-        if self.truth is not None and not self.truth.is_file():
-            raise UserError(f"{self.name}.truth: {self.truth} is not a file")
+        if self.truth is not None:
+            self._true_books()
 
     def fingerprint(self) -> str:
         """Names, sizes and times of the files, and the prompts if any are sent."""
-        files = find_books(self.path)
-        read = [
-            path for file in files for path in ([file.path] if file.kind == "pdf" else file.page_images())
-        ]
+        files = [(file.name, path) for file in find_books(self.path) for path in file.paths()]
         if self.truth is not None:
-            read.append(self.truth)
+            files.append(("truth", self.truth))
         prompts = prompts_hash() if self.vlm is not None else ""
-        return hashlib.sha256(str([prompts, *(size_and_time(path) for path in read)]).encode()).hexdigest()
+        read = [prompts, *((name, path.name, *size_and_time(path)) for name, path in files)]
+        return hashlib.sha256(repr(read).encode()).hexdigest()
+
+    def _true_books(self) -> list[Book]:
+        """The books of `truth`. Raises UserError for a file that does not fit the books at `path`."""
+        assert self.truth is not None
+        names = {file.name for file in find_books(self.path)}
+        books = []
+        try:
+            for number, line in enumerate(self.truth.read_text("utf-8").splitlines(), start=1):
+                if line.strip():
+                    books.append(Book.model_validate_json(line))
+                    if books[-1].name not in names:
+                        known = ", ".join(sorted(names)[:5])
+                        raise UserError(
+                            f"{self.truth}, line {number}: no book {books[-1].name!r}; there is {known}"
+                        )
+        except OSError as error:
+            raise UserError(f"{self.name}.truth: {self.truth}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{self.truth}, line {number}: not a book as books are found: {error}") from error
+        return books
 
     def keyed(self) -> dict[str, Any]:
         """Without what changes only time and memory."""
@@ -114,11 +132,12 @@ class BooksConfig(WholeIngest):
         if self.truth is not None:
             from pathloom.books.measure import measure, mistakes
 
-            found = [book.book for book in books]
-            true = [
-                Book.model_validate_json(line) for line in self.truth.read_text("utf-8").splitlines() if line
-            ]
-            write_json(measure(found, true).to_dict(), out / MEASURED_FILE)
+            true = self._true_books()
+            listed = {book.name for book in true}
+            found = [book.book for book in books if book.file.name in listed]
+            measured = measure(found, true)
+            counts["measured_lines"] = measured.table()
+            write_json(measured.to_dict(), out / MEASURED_FILE)
             (out / MISTAKES_FILE).write_text("".join(f"{line}\n" for line in mistakes(found, true)), "utf-8")
         return counts
 
@@ -164,7 +183,10 @@ class BooksConfig(WholeIngest):
         if len(pair.caption) + 2 * len(_HAN.findall(pair.caption)) < self.min_chars:
             return self._drop(pair.id, "caption_too_short", pair.caption)
         spans = pair.caption_spans
-        image = read_image(out / pair.image, embed=True)
+        try:
+            image = read_image(out / pair.image, embed=True)
+        except BadImage as error:
+            return self._drop(pair.id, f"picture_{error.reason}", str(error))
         return Sample(
             id=f"{self.dataset}/{pair.id}",
             task="caption",
