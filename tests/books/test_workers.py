@@ -168,10 +168,13 @@ def test_whoever_stops_early_leaves_no_process():
 
 
 PARENT = """
+import signal
 from tests.books.test_workers import behave, open_nothing
 from pathloom.books.workers import run_each
 
 if __name__ == "__main__":
+    # Whoever runs the tests in the background of a shell hands on that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     items = ["process", "process", *["{deed}"] * 9]
     for _, result in run_each(
         behave, items, start=open_nothing, workers=1, seconds_each=600, bytes_each=2**30, in_order=False
@@ -194,11 +197,15 @@ def test_workers_end_with_their_parent(tmp_path: Path, end: signal.Signals):
         text=True,
     )
     assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    assert is_alive(pid)
-    parent.send_signal(end)
-    parent.wait(timeout=20)
-    parent.stdout.close()
+    try:
+        pid = int(parent.stdout.readline())
+        assert is_alive(pid)
+        parent.send_signal(end)
+        parent.wait(timeout=20)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
     assert gone_within([pid], 5)
 
 
