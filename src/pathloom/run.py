@@ -231,7 +231,9 @@ def run_into(config: StageConfig, folder: Path, say: Callable[[str], None] = pri
     partial = folder.with_name(folder.name + PARTIAL)
     if stage.done:
         if json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["key"] != stage.key:
-            raise UserError(f"{folder}: holds the result of other settings or files; choose another --out or remove it")
+            raise UserError(
+                f"{folder}: holds the result of other settings or files; choose another --out or remove it"
+            )
         say(f"{folder}: done before")
         return
     if folder.exists() and any(folder.iterdir()):
