@@ -8,6 +8,7 @@ from PIL import Image as PILImage
 from tests.books.extracted import extract, extract_file
 from tests.books.odd_pdfs import truncated
 
+from pathloom.books.binding import bind
 from pathloom.books.extract import Extraction
 from pathloom.books.files import BookFile, find_books
 from pathloom.books.journal import Journal
@@ -149,3 +150,18 @@ def test_statuses_are_on_the_disk_a_line_a_page(phantom_book, tmp_path):
     extract(find_books(path), tmp_path, workers=0)
     lines = (tmp_path / "pages" / "atlas.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(one)["status"] for one in lines] == ["read"] * PAGES
+
+
+def test_a_page_that_breaks_the_rules_is_a_status_and_the_rest_is_bound(phantom_book, tmp_path, monkeypatch):
+    path, _ = phantom_book
+
+    def fails_on_page_2(layout, *known):
+        if layout.page.number == 2:
+            raise ZeroDivisionError("no such gutter")
+        return bind(layout, *known)
+
+    monkeypatch.setattr("pathloom.books.extract.bind", fails_on_page_2)
+    (book,) = extract(find_books(path), tmp_path, workers=0)
+    assert [page.number for page in book.pages.values() if page.status == "layout_failed"] == [2]
+    assert 2 not in book.figures
+    assert len(book.figures) >= 3

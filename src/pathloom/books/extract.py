@@ -185,7 +185,12 @@ class Extraction:
         sample = [page for page in self._content(book) if page.number % step == 0]
         known = profile(sample)
         layouts = {page.number: self._laid_out(book, page, known) for page in sample}
-        usual = habits(bind(layout, known) for layout in layouts.values() if layout is not None)
+        tried = (
+            self._guarded(book, number, partial(bind, layout, known))
+            for number, layout in layouts.items()
+            if layout is not None
+        )
+        usual = habits(binding for binding in tried if binding is not None)
         bindings, sizes_pt, prose, lines = {}, {}, {}, {}
         for page in self._content(book):
             layout = layouts.pop(page.number) if page.number in layouts else self._laid_out(book, page, known)
