@@ -22,7 +22,7 @@ PACKAGE = SRC / "pathloom"
 # in the layer of ISOLATED, whose members do not know each other.
 LAYERS = (
     {"__init__", "schema", "figures", "stage", "card"},
-    {"images", "store", "tasks", "phantom"},
+    {"images", "store", "tasks", "phantom", "webdataset", "nearest"},
     {"models"},
     {"generate", "benchmarks"},
     {"books"},

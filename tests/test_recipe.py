@@ -12,6 +12,7 @@ from pathloom.recipe import KINDS, Recipe, load_recipe
 from pathloom.run import RUNNERS
 from pathloom.stage import ModelRef, StageConfig, UserError
 from pathloom.train.config import SftConfig
+from pathloom.train.contrastive_config import ContrastiveConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -70,6 +71,44 @@ def test_every_recipe_is_read_and_type_checked():
         for stage in recipe.stages:
             assert isinstance(stage, StageConfig)
             assert stage.kind in RUNNERS
+
+
+def test_pathoclip_and_patho_r1_read_the_same_joint_corpus():
+    corpora = {
+        name: [stage for stage in load_recipe(RECIPES / f"{name}.yaml").stages if stage.kind == "ingest"]
+        for name in ("pathoclip", "patho_r1")
+    }
+
+    joint = [stage.name for stage in corpora["patho_r1"]]
+    assert joint == ["pathgen", "quilt", "pathcap", "books"]
+    assert [stage for stage in corpora["pathoclip"] if stage.name in joint] == corpora["patho_r1"]
+
+
+def test_stage_two_of_pathoclip_goes_on_from_stage_one_with_more_and_learns_from_no_benchmark():
+    recipe = load_recipe(RECIPES / "pathoclip.yaml")
+    one, two = recipe.stage("stage_one"), recipe.stage("stage_two")
+    assert isinstance(one, ContrastiveConfig)
+    assert isinstance(two, ContrastiveConfig)
+
+    def sources(stage: StageConfig) -> set[str]:
+        """The ingest stages whose Samples, not merely features, reach that stage."""
+        names = getattr(stage, "samples", getattr(stage, "shards", ()))
+        return {name for each in names for name in sources(recipe.stage(each))} or {stage.name}
+
+    assert two.model.stage == one.name
+    assert sources(one) == {"pathgen"}
+    assert sources(two) == {"pathgen", "quilt", "pathcap", "books"}
+    measured = {
+        name for stage in ("retrieval", "zero_shot", "few_shot") for name in recipe.stage(stage).needs()
+    }
+    assert measured - {"stage_one", "stage_two"} == {
+        "arch",
+        "lc_lung",
+        "lc_colon",
+        "wsss4luad",
+        "sicapv2",
+        "bmt",
+    }
 
 
 def test_every_trainer_block_fits_the_trainer():

@@ -31,11 +31,33 @@ class ModelCard(Record):
     pathloom_version: str
 
 
+class EncoderCard(Record):
+    """What a trained pair of image and text encoder takes and what it saw. `steps` and `pairs_seen` are this stage's.
+
+    `num_pairs` are the different pairs of its shards, `licences` those of their sources.
+    """
+
+    name: str
+    base: str
+    loss: Literal["clip", "siglip"]
+    image_px: int
+    context_length: int
+    embed_dim: int
+    trained_on: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
+    num_pairs: int
+    pairs_seen: int
+    steps: int
+    num_parameters: int
+    seed: int = 0
+    pathloom_version: str
+
+
 class BadModelFolder(UserError):
     """A folder that cannot be used as a model; the message names the file and the cure."""
 
 
-def write_card(card: ModelCard, folder: Path) -> None:
+def write_card(card: ModelCard | EncoderCard, folder: Path) -> None:
     (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 

@@ -131,9 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
     plan.set_defaults(command=_plan)
 
-    listing = commands.add_parser(
-        "list", help="list recipes, kinds, sources, steps, tasks, benchmarks, presets, phantoms, runs"
-    )
+    listing = commands.add_parser("list", help=f"list {', '.join(_LISTS)}")
     listing.add_argument("what", nargs="?", choices=_LISTS, help="only this list")
     listing.add_argument("--runs", type=Path, default=Path(DEFAULT_RUNS))
     listing.set_defaults(command=_list)
@@ -323,7 +321,10 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-_LISTS = ("recipes", "kinds", "sources", "steps", "tasks", "benchmarks", "presets", "phantoms", "runs")
+_LISTS = (
+    *("recipes", "kinds", "sources", "corpora", "steps", "tasks"),
+    *("benchmarks", "presets", "prompts", "phantoms", "runs"),
+)
 
 
 def _plan(arguments: argparse.Namespace) -> int:

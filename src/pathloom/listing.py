@@ -9,8 +9,11 @@ from pathloom.benchmarks import BENCHMARKS
 from pathloom.curate.config import AnyStep
 from pathloom.curate.prompts import prompt_lines
 from pathloom.curate.step import StepConfig
+from pathloom.evaluate.class_prompts import read_prompts, shipped_prompts
 from pathloom.ingest import SOURCES
+from pathloom.ingest.corpora import corpora
 from pathloom.ingest.phantom import QUESTIONS
+from pathloom.models.clip_presets import CLIP_PRESETS
 from pathloom.models.presets import PRESETS
 from pathloom.recipe import KINDS, load_recipe
 from pathloom.run import plan
@@ -28,6 +31,8 @@ def list_lines(what: str, runs: Path) -> list[str]:
         return ["ingest", *KINDS]
     if what == "sources":
         return [f"{source.name}: {source.summary}" for source in SOURCES]
+    if what == "corpora":
+        return [corpus.line() for corpus in corpora().values()]
     if what == "steps":
         return [line for step in get_args(AnyStep) for line in _step_lines(step)]
     if what == "tasks":
@@ -45,7 +50,9 @@ def list_lines(what: str, runs: Path) -> list[str]:
         return [
             f"{preset.name}: {preset.family}{f', {preset.hub_id}' if preset.hub_id else ''}"
             for preset in PRESETS
-        ]
+        ] + [f"{preset.name}: open_clip" for preset in CLIP_PRESETS]
+    if what == "prompts":
+        return [_prompts_line(name) for name in shipped_prompts()]
     if what == "phantoms":
         return [f"{question.name}: {question.task}, e.g. {question.seen[0]!r}" for question in QUESTIONS]
     return [f"{folder.name}  {_seconds(folder)}" for folder in _stage_folders(runs)]
@@ -59,6 +66,12 @@ def _step_lines(step: type[StepConfig]) -> Iterator[str]:
         if name != "step":
             default = "needed" if field.is_required() else f"default {field.default!r}"
             yield f"    {name} ({default}){f': {field.description}' if field.description else ''}"
+
+
+def _prompts_line(name: str) -> str:
+    """A shipped file of class prompts: its classes in order, and how many sentences each class stands in."""
+    prompts = read_prompts(name)
+    return f"{name}: {', '.join(prompts.classes)}; {len(prompts.templates)} templates"
 
 
 def _seconds(folder: Path) -> str:

@@ -18,11 +18,13 @@ from pydantic import BaseModel, ValidationError
 from pathloom.curate.config import CurateConfig, ReasonConfig
 from pathloom.curate.features import EmbedConfig
 from pathloom.evaluate.config import EvaluateConfig, ProbeConfig, ReportConfig
+from pathloom.evaluate.encoders_config import FewShotConfig, RetrievalConfig, ZeroShotConfig
 from pathloom.ingest import SOURCES
 from pathloom.models.export import ExportConfig
 from pathloom.models.init import InitConfig
 from pathloom.stage import StageConfig, UserError
 from pathloom.train.config import PretrainConfig, ReinforceConfig, SftConfig, VisionConfig
+from pathloom.train.contrastive_config import ContrastiveConfig, WebdatasetConfig
 
 KINDS: Mapping[str, type[StageConfig]] = {
     "embed": EmbedConfig,
@@ -30,18 +32,23 @@ KINDS: Mapping[str, type[StageConfig]] = {
     "reason": ReasonConfig,
     "init": InitConfig,
     "export": ExportConfig,
+    "webdataset": WebdatasetConfig,
+    "contrastive": ContrastiveConfig,
     "vision": VisionConfig,
     "pretrain": PretrainConfig,
     "sft": SftConfig,
     "reinforce": ReinforceConfig,
     "evaluate": EvaluateConfig,
     "probe": ProbeConfig,
+    "zero_shot": ZeroShotConfig,
+    "retrieval": RetrievalConfig,
+    "few_shot": FewShotConfig,
     "report": ReportConfig,
 }
 """Kinds of stage but ingest, whose entry depends on its source."""
 
 
-_SEEDED = ("init", "vision", "pretrain", "sft", "reinforce")
+_SEEDED = ("init", "contrastive", "vision", "pretrain", "sft", "reinforce")
 _LISTS_OF_STAGES = ("samples", "stages", "repeats")
 
 

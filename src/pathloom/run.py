@@ -66,6 +66,18 @@ def _export(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any
     return run_export(config, inputs, out)
 
 
+def _webdataset(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.train.pack import run_pack
+
+    return run_pack(config, inputs, out)
+
+
+def _contrastive(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.train.contrastive import run_contrastive
+
+    return run_contrastive(config, inputs, out)
+
+
 def _vision(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     from pathloom.train.vision import run_vision
 
@@ -96,6 +108,24 @@ def _probe(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]
     return run_probe(config, inputs, out)
 
 
+def _zero_shot(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.evaluate.zero_shot import run_zero_shot
+
+    return run_zero_shot(config, inputs, out)
+
+
+def _retrieval(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.evaluate.retrieval import run_retrieval
+
+    return run_retrieval(config, inputs, out)
+
+
+def _few_shot(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.evaluate.few_shot import run_few_shot
+
+    return run_few_shot(config, inputs, out)
+
+
 def _report(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     from pathloom.evaluate.summary import run_report
 
@@ -109,12 +139,17 @@ RUNNERS: Mapping[str, StageRunner] = {
     "reason": _reason,
     "init": _init,
     "export": _export,
+    "webdataset": _webdataset,
+    "contrastive": _contrastive,
     "vision": _vision,
     "pretrain": _sft,
     "sft": _sft,
     "reinforce": _reinforce,
     "evaluate": _evaluate,
     "probe": _probe,
+    "zero_shot": _zero_shot,
+    "retrieval": _retrieval,
+    "few_shot": _few_shot,
     "report": _report,
 }
 """Imports are inside: a recipe without training never loads trl."""
@@ -159,8 +194,7 @@ def run_recipe(recipe: Recipe, root: Path, say: Callable[[str], None] = print) -
 
     Raises UserError for anything the user can mend: wrong entries, missing data, a full disk, a read-only folder.
     """
-    for config in recipe.stages:
-        config.check()
+    _check_all(recipe.stages)
     stages = plan(recipe, root)
     try:
         with _lock(root / PARTIAL):
@@ -172,6 +206,20 @@ def run_recipe(recipe: Recipe, root: Path, say: Callable[[str], None] = print) -
         if "No space left on device" not in str(error) and shutil.disk_usage(root).free > _FULL_BYTES:
             raise
         raise UserError(_explain_os_error(OSError(errno.ENOSPC, str(error)), root)) from error
+
+
+def _check_all(stages: Sequence[StageConfig]) -> None:
+    """Raise one UserError with all that the stages refuse, so that nobody mends a recipe one error at a time."""
+    refused: dict[str, None] = {}
+    for config in stages:
+        try:
+            config.check()
+        except UserError as error:
+            refused[str(error)] = None
+    if len(refused) == 1:
+        raise UserError(*refused)
+    if refused:
+        raise UserError("\n".join([f"{len(refused)} things are to be mended before anything runs:", *refused]))
 
 
 def _run_stages(

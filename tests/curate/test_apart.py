@@ -11,7 +11,7 @@ from tests.fixtures import encoded, make_image, make_sample, noting
 
 from pathloom.curate.apart import ApartStep
 from pathloom.curate.draw import DrawStep
-from pathloom.curate.duplicates import MAX_BUCKET, NUM_BANDS, Shingles
+from pathloom.curate.text_duplicates import MAX_BUCKET, NUM_BANDS, Shingles
 from pathloom.images import load_pixels
 from pathloom.schema import Drop, Image, Origin, Sample
 from pathloom.store import write_samples

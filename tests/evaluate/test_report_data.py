@@ -150,5 +150,7 @@ def test_a_report_about_nothing_is_refused(tmp_path):
     folder = stage(tmp_path / "pairs", [written(1)])
     (folder / FACTS_FILE).unlink()
     config = ReportConfig(name="report", kind="report", stages=("pairs",), samples=("pairs",))
-    with pytest.raises(UserError, match="none of pairs is an evaluate, probe, curate or reason stage"):
+    with pytest.raises(
+        UserError, match="none of pairs is an evaluate, probe, zero_shot, retrieval, few_shot,"
+    ):
         run_report(config, {"pairs": folder}, tmp_path / "out")

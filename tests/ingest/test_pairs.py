@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.fixtures import encoded
 
-from pathloom.ingest import pairs
+from pathloom.ingest import pairs_text
 from pathloom.ingest.pairs import PairsConfig, clean
 from pathloom.schema import Drop, Sample
 from pathloom.shards import run_ingest
@@ -223,7 +223,7 @@ def test_a_quoted_value_may_hold_200_line_breaks(tmp_path):
     ids=["return", "zero", "long", "return in a tsv", "deep", "many digits"],
 )
 def test_one_odd_row_costs_no_other(tmp_path, monkeypatch, name, odd, said):
-    monkeypatch.setattr(pairs, "_MAX_VALUE_CHARS", 1000)
+    monkeypatch.setattr(pairs_text, "_MAX_VALUE_CHARS", 1000)
     sign = "\t" if name == "t.tsv" else ","
     if name == "t.jsonl":
         rows = [json.dumps({"id": one, "caption": PLAIN}) + "\n" for one in "xy"]

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from pathloom.images import load_pixels
 from pathloom.ingest.phantom import MAX_MITOSES, NUM_OPTIONS, QUESTIONS, PhantomConfig
+from pathloom.ingest.phantom_pairs import CAPTION_WORDING, PAIR_QUESTIONS, UNSEEN_CAPTIONS
 from pathloom.phantom.cell import BETHESDA
 from pathloom.phantom.shapes import reading_order
 from pathloom.phantom.tissue import DIAGNOSES, STAINS
@@ -26,9 +27,10 @@ def read_all(config: PhantomConfig) -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def every_question() -> list[Sample]:
-    """Eight of each question on both sides."""
+    """Eight of each question on both sides; captions in a held-out wording are for test alone."""
     counts = {question.name: 8 for question in QUESTIONS}
-    return read_all(phantoms(counts, counts))
+    trained = {name: count for name, count in counts.items() if name not in UNSEEN_CAPTIONS}
+    return read_all(phantoms(trained, counts))
 
 
 def letter_of(sample: Sample) -> str:
@@ -91,8 +93,10 @@ def test_the_wording_does_not_give_the_answer_away():
 
 
 def test_no_training_question_is_worded_like_an_unseen_one(every_question):
-    training = {sample.question for sample in every_question if sample.split == "train"}
-    unseen = {sample.question for sample in every_question if "wording=unseen" in sample.strata}
+    # The stratum of a pair is its caption's wording, not its question's.
+    asked = [s for s in every_question if s.origin.source.removeprefix("phantom_") not in CAPTION_WORDING]
+    training = {sample.question for sample in asked if sample.split == "train"}
+    unseen = {sample.question for sample in asked if "wording=unseen" in sample.strata}
 
     assert training
     assert unseen
@@ -133,7 +137,7 @@ def test_a_sample_does_not_depend_on_how_many_others_are_asked_for():
 
 def test_every_sample_can_be_asked_answered_and_graded(every_question):
     assert Counter(sample.origin.source for sample in every_question) == {
-        f"phantom_{question.name}": 16 for question in QUESTIONS
+        f"phantom_{question.name}": 8 if question.name in UNSEEN_CAPTIONS else 16 for question in QUESTIONS
     }
     for sample in every_question:
         task = find_task(sample.task)
@@ -158,9 +162,63 @@ def test_boxes_lie_within_their_picture_in_reading_order(every_question):
             assert not boxes
 
 
+LABELS = tuple(q for q in PAIR_QUESTIONS if q.task == "label")
+
+
+@pytest.mark.parametrize("question", LABELS, ids=lambda question: question.name)
+def test_every_visible_value_is_dealt_equally_often_and_is_true(question):
+    samples = read_all(phantoms({}, {question.name: 21}))
+
+    values = samples[0].choices
+    counts = Counter(sample.answer for sample in samples)
+    assert set(counts) == set(values)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    said = {
+        "stain_label": "{} stain",
+        "cellularity": "Cellularity is {}",
+        "nc_ratio": "The nuclear-cytoplasmic ratio is {}.",
+        "nuclear_size": "Nuclear size: {}.",
+        "cytoplasm": "The cytoplasm is {}.",
+        "arrangement": "Arrangement: {}.",
+        "background": "The background is {}.",
+    }.get(question.name)
+    for sample in samples:
+        if question.name == "pearl":
+            assert ("keratin pearl" in sample.context) == (sample.answer == "present")
+        elif question.name == "chromogen":
+            assert ("marks many nuclei" in sample.context) == (sample.answer == "nuclei")
+        elif question.name == "mitoses_label":
+            assert ("mitos" in sample.context) == (sample.answer == "present")
+        elif question.name != "cellularity" or "Cellularity" in sample.context:
+            assert said is not None
+            assert said.format(sample.answer) in sample.context
+
+
+def test_the_wording_of_a_pair_is_that_of_its_caption():
+    counts = dict.fromkeys(("patch_caption", "unseen_caption", "reworded_caption"), 12)
+    wordings = defaultdict(set)
+    for sample in read_all(phantoms({"patch_caption": 12}, counts)):
+        wordings[sample.origin.source].update(sample.strata)
+
+    assert wordings == {
+        "phantom_patch_caption": {"wording=seen"},
+        "phantom_unseen_caption": {"wording=unseen"},
+        "phantom_reworded_caption": {"wording=unseen"},
+    }
+
+
+def test_pairs_show_every_diagnosis_and_every_cell_class():
+    samples = read_all(phantoms({}, {"unseen_caption": 3 * 24}))
+
+    found = Counter(sample.finding for sample in samples)
+    assert set(found) == {*DIAGNOSES, *BETHESDA}
+    assert {sample.subfield for sample in samples} == {"histopathology", "ihc", "cytology"}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"train": {"unseen_caption": 3}}, "unseen_caption: its wording is held out"),
         ({"train": {"diagnose": 3}}, "no phantom question 'diagnose'; known: diagnosis"),
         ({"test": {"diagnosis": -1}}, "not negative"),
         ({"size_px": 63}, "size_px"),

@@ -14,6 +14,7 @@ from pathloom.models.embed import (
     check_encoder,
     embed,
     encoder_fingerprint,
+    encoder_stages,
     load_encoder,
     parse_encoder,
 )
@@ -118,7 +119,7 @@ def test_an_encoder_of_pictures_says_which_ones_read_texts():
 
     assert (encoder.image_dim, encoder.text_dim) == (1280, None)
     with pytest.raises(
-        UserError, match=r"efficientnet_lite0 .*takes no texts; those that do: minilm and open_clip:SPEC"
+        UserError, match=r"efficientnet_lite0 .*takes no texts; those that do: minilm, open_clip:SPEC"
     ):
         encoder.texts(["a gland"])
 
@@ -134,7 +135,7 @@ def test_minilm_puts_like_texts_side_by_side(minilm):
     assert np.isclose(np.linalg.norm(near), 1, atol=1e-5)
     assert near @ like > 0.6 > 0.2 > near @ far
     with pytest.raises(
-        UserError, match="takes no pictures; those that do: efficientnet_lite0, timm:NAME and open"
+        UserError, match="takes no pictures; those that do: efficientnet_lite0, timm:NAME, open"
     ):
         minilm.images([picture()])
 
@@ -259,6 +260,36 @@ def test_weights_of_another_model_and_a_broken_file_are_named(timm_weights, tmp_
 def test_a_string_that_names_no_encoder_is_refused_with_the_known_ones(text, message):
     with pytest.raises(UserError, match=message):
         parse_encoder(text)
+
+
+@needs_open_clip
+def test_a_stage_of_the_recipe_is_an_encoder(clip_folder, clip):
+    named = load_encoder("stage:trained", {"trained": clip_folder})
+
+    np.testing.assert_array_equal(named.images([picture()]), clip.images([picture()]))
+    assert named.name.startswith("stage:trained (weights ")
+    assert str(clip_folder) not in named.name
+    assert encoder_stages("minilm", "stage:trained", "noise:8", "stage:trained") == ("trained",)
+    with pytest.raises(UserError, match="open_clip:local-dir:FOLDER"):
+        load_encoder("stage:trained")
+
+
+@needs_open_clip
+def test_a_clip_model_says_how_it_scales_a_cosine(clip):
+    assert clip.logit_scale == pytest.approx(1 / 0.07, rel=1e-4)  # CLIP's start (Radford et al. 2021, 2.5)
+    assert load_encoder("noise:4").logit_scale == 1.0
+
+
+def test_noise_is_the_same_for_the_same_pixels_and_knows_nothing_else():
+    noise = load_encoder("noise:64")
+    features = noise.images([picture(0), picture(1), picture(0)])
+
+    assert features.shape == (3, 64)
+    np.testing.assert_array_equal(features[0], features[2])
+    assert np.abs(np.corrcoef(features[:2])[0, 1]) < 0.5
+    assert "control" in noise.name
+    with pytest.raises(UserError, match="takes no texts"):
+        check_encoder("noise:64", "text")
 
 
 @pytest.mark.parametrize(

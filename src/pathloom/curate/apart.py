@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pathloom.curate.duplicates import (
+from pathloom.curate.text_duplicates import (
     MARGIN,
     MAX_BUCKET,
     Shingles,

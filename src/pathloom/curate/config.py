@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from pathloom.curate.apart import ApartStep
 from pathloom.curate.difficulty import DifficultyStep
 from pathloom.curate.draw import DrawStep
-from pathloom.curate.duplicates import NearDuplicatesStep
+from pathloom.curate.text_duplicates import NearDuplicatesStep
 from pathloom.curate.organ import OrganStep
 from pathloom.curate.prompts import WRITTEN, WrittenTask, prompts_hash
 from pathloom.curate.reasoning import ReasoningFilterStep

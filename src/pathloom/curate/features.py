@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from pathloom.curate.organ import told
-from pathloom.models.embed import BATCH_SIZE, Encoder, check_encoder, encoder_fingerprint, parse_encoder
+from pathloom.models.embed import (
+    BATCH_SIZE,
+    Encoder,
+    check_encoder,
+    encoder_fingerprint,
+    encoder_stages,
+    parse_encoder,
+)
 from pathloom.schema import Sample
 from pathloom.stage import StageConfig, UserError, write_json, write_jsonl
 
@@ -45,8 +52,8 @@ class EmbedConfig(StageConfig):
     encoder: str = Field(
         description="as models/embed.py names them: efficientnet_lite0, minilm, timm:..., open_clip:..."
     )
-    of: Literal["image", "text"] = Field(
-        description="a Sample's first picture, or its words: question, answer and context"
+    of: Literal["image", "text", "caption"] = Field(
+        description="a Sample's first picture; its words: question, answer and context; or its answer alone"
     )
     batch_size: int = Field(default=BATCH_SIZE, ge=1)
 
@@ -56,10 +63,10 @@ class EmbedConfig(StageConfig):
         return parse_encoder(name).text
 
     def needs(self) -> tuple[str, ...]:
-        return self.samples
+        return tuple(dict.fromkeys((*self.samples, *encoder_stages(self.encoder))))
 
     def check(self) -> None:
-        check_encoder(self.encoder, self.of)
+        check_encoder(self.encoder, "image" if self.of == "image" else "text")
 
     def keyed(self) -> dict[str, Any]:
         """The batch changes the last bits of a vector at most."""
@@ -111,7 +118,7 @@ def run_embed(config: EmbedConfig, inputs: Mapping[str, Path], out: Path) -> dic
     from pathloom.models.embed import load_encoder
     from pathloom.store import count_records
 
-    encoder = load_encoder(config.encoder)
+    encoder = load_encoder(config.encoder, inputs)
     dim = encoder.image_dim if config.of == "image" else encoder.text_dim
     _begin(out, {"encoder": encoder.name, "of": config.of, "dim": dim}, config.name)
     total = sum(count_records(inputs[name])["samples"] for name in config.samples)
@@ -195,7 +202,7 @@ def _write_shard(path: Path, samples: Iterable[Sample], encoder: Encoder, config
     if config.of == "image":
         features = encoder.images(_pictures(samples, ids, missing), config.batch_size)
     else:
-        features = encoder.texts(_texts(samples, ids, missing), config.batch_size)
+        features = encoder.texts(_texts(samples, config.of, ids, missing), config.batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -230,9 +237,11 @@ def _pictures(
         yield picture
 
 
-def _texts(samples: Iterable[Sample], ids: list[str], missing: list[tuple[str, str]]) -> Iterator[str]:
+def _texts(
+    samples: Iterable[Sample], of: str, ids: list[str], missing: list[tuple[str, str]]
+) -> Iterator[str]:
     for sample in samples:
-        text = told(sample)
+        text = sample.answer if of == "caption" else told(sample)
         if text.strip():
             ids.append(sample.id)
             yield text

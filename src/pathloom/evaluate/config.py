@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pathloom.benchmarks import find_benchmark
-from pathloom.models.embed import check_encoder, encoder_fingerprint, parse_encoder
+from pathloom.models.embed import check_encoder, encoder_fingerprint, encoder_stages, parse_encoder
 from pathloom.stage import ModelRef, StageConfig
 from pathloom.tasks import find_task
 from pathloom.tasks.task import Style
@@ -70,7 +70,7 @@ class ProbeConfig(StageConfig):
         return parse_encoder(name).text
 
     def needs(self) -> tuple[str, ...]:
-        return self.samples
+        return tuple(dict.fromkeys((*self.samples, *encoder_stages(self.encoder))))
 
     def check(self) -> None:
         check_encoder(self.encoder, "image")

@@ -31,8 +31,10 @@ __all__ = [
     "agreement",
     "compare",
     "confusion",
+    "interval_of",
     "measure",
     "named_finding",
+    "resampled_sums",
     "resampling_unit",
 ]
 
@@ -225,6 +227,18 @@ def agreement(
             value = float(tally.combine(tally.components.sum(axis=0)))
             intervals[name] = Interval(value, *_percentiles(tally.combine(resampled)))
     return intervals
+
+
+def resampled_sums(
+    scored: Sequence[Scored], components: Floats, *, seed: int = 0, num_resamples: int = 2000
+) -> Floats:
+    """Sums [resample, component] of `components` [sample, component], drawn as the intervals of `measure` draw."""
+    return _Resampler(scored, seed, num_resamples).of(components)
+
+
+def interval_of(value: float, resampled: Floats) -> Interval:
+    """A metric with the 2.5 % and 97.5 % points of its values [resample]; NaN where none is defined."""
+    return Interval(value, *_percentiles(resampled))
 
 
 def resampling_unit(scored: Sequence[Scored]) -> Literal["group", "sample"]:

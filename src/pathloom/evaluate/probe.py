@@ -18,7 +18,7 @@ from pathloom.evaluate.config import ProbeConfig
 from pathloom.evaluate.measure import Prediction, write_measurements
 from pathloom.evaluate.select import NO_CONTROL, held_out
 from pathloom.images import load_pixels
-from pathloom.models.embed import embed
+from pathloom.models.embed import load_encoder
 from pathloom.schema import FOLD_PREFIX, Sample
 from pathloom.stage import UserError
 from pathloom.store import read_samples
@@ -40,7 +40,7 @@ def run_probe(config: ProbeConfig, inputs: Mapping[str, Path], out: Path) -> dic
     pictures = tqdm(
         (load_pixels(s.images[0]) for s in samples), total=len(samples), desc=config.name, leave=False
     )
-    features = embed(pictures, config.encoder)
+    features = load_encoder(config.encoder, inputs).images(pictures)
     answers = _predict(samples, features, config.seed)
     predictions = [
         _prediction(benchmark.name, sample, answer)

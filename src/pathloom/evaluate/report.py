@@ -17,17 +17,31 @@ from typing import Any
 import jinja2
 
 from pathloom.evaluate.report_drawing import (
+    BOX_FRAME,
     FRAME,
     Chart,
     Scale,
+    draw_boxes,
     draw_chart,
     embed_image,
     format_duration,
+    format_fixed,
     format_number,
     format_p,
     format_tick,
+    quartiles,
 )
-from pathloom.evaluate.report_records import CONTROLS, Comparison, Confusion, Curve, Example, Report, Row
+from pathloom.evaluate.report_records import (
+    CONTROLS,
+    Board,
+    Cell,
+    Comparison,
+    Confusion,
+    Curve,
+    Example,
+    Report,
+    Row,
+)
 
 __all__ = ["Comparison", "Confusion", "Curve", "Example", "Report", "Row", "main_rows", "write_report"]
 
@@ -191,6 +205,7 @@ def _html(report: Report) -> str:
     )
     environment.filters |= {
         "number": format_number,
+        "fixed": format_fixed,
         "p": format_p,
         "tick": format_tick,
         "duration": format_duration,
@@ -211,6 +226,8 @@ def _html(report: Report) -> str:
         comparison_verdict=_comparison_verdict,
         charts=_charts(report),
         frame=FRAME,
+        box_frame=BOX_FRAME,
+        draw_boxes=draw_boxes,
         images=images,
         written_images=_written_images(report),
         shown=shown,
@@ -228,14 +245,14 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def _escaped(text: object) -> str:
+    """One line of Markdown that cannot end a table's row, open a tag or start a code span."""
+    flat = " ".join(str(text).split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    return flat.replace("|", "\\|").replace("`", "\\`")
+
+
 def _table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """a Markdown table in which no cell can end its row, open a tag or start a code span."""
-
-    def cell(text: object) -> str:
-        flat = " ".join(str(text).split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
-        return flat.replace("|", "\\|").replace("`", "\\`")
-
-    head, *lines = ["| " + " | ".join(cell(item) for item in row) + " |" for row in (heads, *rows)]
+    head, *lines = ["| " + " | ".join(_escaped(item) for item in row) + " |" for row in (heads, *rows)]
     return "\n".join([head, "|" + " --- |" * len(heads), *lines, ""])
 
 
@@ -253,13 +270,15 @@ def _markdown(report: Report) -> str:
     shown = {id(line.row) for line in first}
     rest = [row for row in report.rows if id(row) not in shown]
     parts = [f"# {report.title}\n", f"Stage {report.recipe}, written {report.created}.\n"]
-    if first or not report.data:
+    if first or not (report.data or report.boards):
         parts += ["Intervals are 95 % bootstrap intervals clustered by group.\n", "## Results\n"]
         parts.append(
             _table((*heads, "parse rate", "n"), (cells(line.row, number(line.parse_rate)) for line in first))
         )
     if rest:
         parts += ["## Other metrics\n", _table((*heads, "n"), (cells(row) for row in rest))]
+    if report.boards:
+        parts += ["## Encoders side by side\n", *(part for board in report.boards for part in _board(board))]
     for stage in report.data:
         kept = ", ".join(f"{count} {task}" for task, count in stage.kept.items())
         drops = ", ".join(f"{count} {reason}" for reason, count in stage.drops.items()) or "none"
@@ -284,6 +303,49 @@ def _markdown(report: Report) -> str:
         if lines:
             parts += [f"## {title}\n", "\n".join(f"- {' '.join(line.split())}" for line in lines) + "\n"]
     return "\n".join(parts)
+
+
+def _board(board: Board) -> Iterable[str]:
+    """A board in Markdown: its table, the runs behind its plots, its notes."""
+
+    def written(cell: Cell | None) -> str:
+        if cell is None:
+            return "-"
+        value, low, high = (
+            "" if number is None else format_fixed(number, board.digits, ascii_only=True)
+            for number in (cell.value, cell.low, cell.high)
+        )
+        return f"{value} ({low} to {high})" if low and high else value
+
+    yield f"### {_escaped(board.title)}\n\nStage {board.stage}; in brackets 95 % intervals.\n"
+    yield _table(
+        ("encoder", "origin", *board.columns, "source"),
+        ((row.name, row.origin, *map(written, row.cells), row.source) for row in board.rows),
+    )
+    for plot in board.plots:
+        chance = "-" if plot.chance is None else format_fixed(plot.chance, board.digits, ascii_only=True)
+        said = f"{plot.title}: {plot.y_label}, median (lowest to highest run), chance {chance}"
+        yield f"{_escaped(said)}\n"
+        yield _table(
+            (plot.x_label, *plot.x),
+            (
+                (name, *(_runs(values, board.digits) for values in boxes))
+                for name, boxes in plot.series.items()
+            ),
+        )
+    if board.notes:
+        yield "\n".join(f"- {_escaped(note)}" for note in board.notes) + "\n"
+
+
+def _runs(values: Sequence[float], digits: int) -> str:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "-"
+    middle, low, high = (
+        format_fixed(value, digits, ascii_only=True)
+        for value in (quartiles(finite)[1], min(finite), max(finite))
+    )
+    return f"{middle} ({low} to {high})"
 
 
 def _write_together(texts: dict[Path, str]) -> None:

@@ -6,7 +6,8 @@ Nothing here knows a report; lengths are in the units of the SVG's own viewBox.
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL.Image import Resampling
@@ -59,6 +60,7 @@ class Frame:
 
 
 FRAME = Frame()
+BOX_FRAME = Frame(width=960, height=340, bottom=48)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,103 @@ def draw_chart(folds: Sequence[tuple[Sequence[int], Sequence[float]]], frame: Fr
         tuple((x_at(tick), tick) for tick in x_scale.ticks),
         tuple((y_at(tick), tick) for tick in y_scale.ticks),
         tuple(lines),
+    )
+
+
+@dataclass(frozen=True)
+class Box:
+    """One drawn box: its centre and half its width, the five heights from the top one down, the runs as points."""
+
+    x: float
+    half: float
+    top: float
+    upper: float
+    middle: float
+    lower: float
+    bottom: float
+    points: tuple[tuple[float, float], ...]
+    said: str
+
+
+@dataclass(frozen=True)
+class BoxChart:
+    """A drawn box plot: one label a place, the boxes of each series, the chance line where there is one."""
+
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, float], ...]
+    series: tuple[tuple[str, tuple[Box, ...]], ...]
+    chance: float | None
+
+
+def draw_boxes(
+    places: Sequence[str],
+    series: Mapping[str, Sequence[Sequence[float]]],
+    chance: float | None = None,
+    frame: Frame = BOX_FRAME,
+) -> BoxChart:
+    """Draw the finite values of each series at each place: box to the quartiles, whiskers to the ends, every point.
+
+    Quartiles are interpolated between the sorted values, the ends among them (Hyndman and Fan's seventh definition).
+    """
+    across, down = frame.width - frame.left - frame.right, frame.height - frame.top - frame.bottom
+    everything = [value for boxes in series.values() for values in boxes for value in values]
+    scale = Scale.around([*everything, *([] if chance is None else [chance])])
+    # four fifths of a place hold boxes, a fifth keeps the places apart
+    slot = across / max(len(places), 1)
+    step = min(0.8 * slot / max(len(series), 1), 46)
+
+    def y_at(value: float) -> float:
+        return round(frame.top + down * (1 - scale.percent(value) / 100), 2)
+
+    drawn = []
+    for number, (name, boxes) in enumerate(series.items()):
+        shift = (number - (len(series) - 1) / 2) * step
+        centres = [frame.left + slot * (place + 0.5) + shift for place in range(len(places))]
+        drawn.append(
+            (
+                name,
+                tuple(
+                    _box(centre, 0.36 * step, finite, y_at, f"{name}, {place}")
+                    for centre, place, values in zip(centres, places, boxes, strict=True)
+                    if (finite := sorted(value for value in values if math.isfinite(value)))
+                ),
+            )
+        )
+    return BoxChart(
+        tuple((round(frame.left + slot * (place + 0.5), 1), name) for place, name in enumerate(places)),
+        tuple((y_at(tick), tick) for tick in scale.ticks),
+        tuple(drawn),
+        None if chance is None else y_at(chance),
+    )
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile of at least one finite value."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    lower, middle, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return lower, middle, upper
+
+
+def _box(x: float, half: float, values: Sequence[float], y_at: Callable[[float], float], named: str) -> Box:
+    """A box of sorted values; the points stand side by side in the order of their values."""
+    lower, middle, upper = quartiles(values)
+    spread = [0.0] if len(values) == 1 else [2 * at / (len(values) - 1) - 1 for at in range(len(values))]
+    return Box(
+        x=round(x, 1),
+        half=round(half, 1),
+        top=y_at(values[-1]),
+        upper=y_at(upper),
+        middle=y_at(middle),
+        lower=y_at(lower),
+        bottom=y_at(values[0]),
+        points=tuple(
+            (round(x + 0.7 * half * aside, 1), y_at(value))
+            for aside, value in zip(spread, values, strict=True)
+        ),
+        said=f"{named}: median {format_number(middle)}, quartiles {format_number(lower)} and "
+        f"{format_number(upper)}, from {format_number(values[0])} to {format_number(values[-1])}, "
+        f"{len(values)} run{'s' if len(values) > 1 else ''}",
     )
 
 
@@ -159,6 +258,14 @@ def format_number(value: float | None, signed: bool = False, ascii_only: bool = 
     zero = not float(text.replace(",", ""))
     sign = "" if zero else "-" if value < 0 else "+" if signed else ""
     return (sign if ascii_only else sign.replace("-", MINUS)) + text
+
+
+def format_fixed(value: float, digits: int, ascii_only: bool = False) -> str:
+    """A number on so many digits after the point, a dash for what is not finite."""
+    if not math.isfinite(value):
+        return "-" if ascii_only else DASH
+    text = f"{round(value, digits) + 0.0:.{digits}f}"
+    return text if ascii_only else text.replace("-", MINUS)
 
 
 def format_p(value: float | None, ascii_only: bool = False) -> str:

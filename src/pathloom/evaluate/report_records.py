@@ -1,7 +1,7 @@
 """What an evaluation hands to its report: plain frozen records, checked where they are made."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -148,6 +148,93 @@ class Written(_Model):
     reasoning: str
 
 
+class Cell(_Model):
+    """A number of a board with its 95 % interval where one was computed; in the column's own unit."""
+
+    value: Number
+    low: Known = None
+    high: Known = None
+
+
+class BoardRow(_Model):
+    """One encoder. Published rows are what a paper printed and are shown apart from what was measured here."""
+
+    name: str
+    origin: Literal["measured", "published"]
+    source: str = Field(
+        description="the encoder with the hash of its weights, or where the numbers are printed"
+    )
+    cells: tuple[Cell | None, ...] = Field(description="None: not measured, not printed")
+
+
+class BoxPlot(_Model):
+    """Runs as boxes: `series` maps a name to the values of its runs at each of `x`."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x: tuple[str, ...]
+    series: dict[str, tuple[tuple[Number, ...], ...]]
+    chance: Known = None
+
+    @model_validator(mode="after")
+    def _one_box_an_x(self) -> "BoxPlot":
+        for name, boxes in self.series.items():
+            if len(boxes) != len(self.x):
+                raise ValueError(
+                    f"plot {self.title}, series {name}: {len(boxes)} boxes, {len(self.x)} places"
+                )
+        return self
+
+
+class Board(_Model):
+    """Encoders side by side: rows of encoders, columns of measures. `digits` after the point are shown.
+
+    In every column more is better.
+    """
+
+    stage: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[BoardRow, ...]
+    digits: int = Field(default=3, ge=0)
+    notes: tuple[str, ...] = ()
+    plots: tuple[BoxPlot, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_cell_a_column(self) -> "Board":
+        for row in self.rows:
+            if len(row.cells) != len(self.columns):
+                raise ValueError(
+                    f"board {self.title}, row {row.name}: {len(row.cells)} cells, {len(self.columns)} columns"
+                )
+        return self
+
+    def best(self) -> frozenset[tuple[int, int]]:
+        """(row, column) of each column's highest measured value as it is shown; none where one row alone has one."""
+        found = set()
+        for at in range(len(self.columns)):
+            values = {
+                place: round(cell.value, self.digits)
+                for place, row in enumerate(self.rows)
+                if row.origin == "measured" and (cell := row.cells[at]) and math.isfinite(cell.value)
+            }
+            if len(values) > 1:
+                found |= {(place, at) for place, value in values.items() if value == max(values.values())}
+        return frozenset(found)
+
+
+class Measured(_Model):
+    """What a stage that measures encoders leaves in BOARDS_FILE."""
+
+    boards: tuple[Board, ...]
+    confusions: tuple[Confusion, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+
+
+BOARDS_FILE = "boards.json"
+
+
 class DataStage(_Model):
     """What a stage that makes or sorts data left: Samples by task, Drops by reason, facts, some Samples."""
 
@@ -167,6 +254,7 @@ class Report(_Model):
     created: str
     rows: tuple[Row, ...] = ()
     data: tuple[DataStage, ...] = ()
+    boards: tuple[Board, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     curves: tuple[Curve, ...] = ()
     confusions: tuple[Confusion, ...] = ()

@@ -14,6 +14,8 @@ from pathloom.evaluate.measure import METRICS, SCORES, Prediction, read_predicti
 from pathloom.evaluate.metrics import Scored, compare, compare_runs
 from pathloom.evaluate.report import Comparison, Confusion, Curve, Example, Report, Row, write_report
 from pathloom.evaluate.report_data import data_stage
+from pathloom.evaluate.report_drawing import format_fixed
+from pathloom.evaluate.report_records import BOARDS_FILE, Board, Measured
 from pathloom.evaluate.select import NO_CONTROL
 from pathloom.images import encode_png, load_pixels
 from pathloom.schema import FOLD_PREFIX, Sample
@@ -31,6 +33,7 @@ CURVES = (
     "groups_generated",
     "entropy",
     "answer_tokens",
+    "logit_scale",
 )
 
 
@@ -38,9 +41,11 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
     """Write report.html, report.json and report.md into `out`; returns counts for the manifest."""
     measured = [name for name in config.stages if (inputs[name] / METRICS).is_file()]
     made = [name for name in config.stages if (inputs[name] / FACTS_FILE).is_file()]
-    if not measured and not made:
+    side_by_side = [_side_by_side(inputs[name]) for name in config.stages]
+    if not measured and not made and not any(one.boards for one in side_by_side):
         raise UserError(
-            f"{config.name}.stages: none of {', '.join(config.stages)} is an evaluate, probe, curate or reason stage"
+            f"{config.name}.stages: none of {', '.join(config.stages)} is an evaluate, probe, zero_shot, retrieval, "
+            "few_shot, curate or reason stage"
         )
     answered = {line["sample_id"] for name in measured for line in read_jsonl(inputs[name] / SCORES)}
     samples, sources = read_answered([inputs[name] for name in config.samples], answered)
@@ -58,12 +63,14 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=tuple(rows),
         data=tuple(data_stage(name, inputs[name], config.num_examples) for name in made),
+        boards=tuple(board for one in side_by_side for board in one.boards),
         comparisons=(
             *_comparisons(config, measured, predictions),
             *_comparisons_of_repeats(config, measured, predictions),
+            *(comparison for one in side_by_side for comparison in one.comparisons),
         ),
         curves=tuple(curve for name in config.stages for curve in _curves(name, inputs[name])),
-        confusions=tuple(confusions),
+        confusions=(*confusions, *(confusion for one in side_by_side for confusion in one.confusions)),
         examples=tuple(
             example
             for name in measured
@@ -74,7 +81,13 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
         sources=tuple(sources),
     )
     write_report(report, out)
-    return {"rows": len(rows), "examples": len(report.examples)}
+    return {"rows": len(rows), "boards": len(report.boards), "examples": len(report.examples)}
+
+
+def _side_by_side(folder: Path) -> Measured:
+    """What a stage that measures encoders left; nothing for another stage."""
+    path = folder / BOARDS_FILE
+    return Measured.model_validate_json(path.read_bytes()) if path.is_file() else Measured(boards=())
 
 
 def read_answered(folders: Iterable[Path], answered: Collection[str]) -> tuple[dict[str, Sample], list[str]]:
@@ -260,8 +273,14 @@ def _notes(inputs: Mapping[str, Path]) -> list[str]:
 
 
 def terminal_summary(path: Path) -> str:
-    """The primary numbers of a report.json as a small table for the terminal; "" for a report about data alone."""
-    rows = [Row.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    """The primary numbers and the boards of a report.json as small tables for the terminal; "" where there is none."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    rows = [Row.model_validate(row) for row in report["rows"]]
+    boards = [Board.model_validate(board) for board in report["boards"]]
+    return "\n\n".join(filter(None, [_rows_as_text(rows), *map(_board_as_text, boards)]))
+
+
+def _rows_as_text(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     wide = {
@@ -276,3 +295,27 @@ def terminal_summary(path: Path) -> str:
             chance = "     -" if row.chance is None else f"{row.chance:6.3f}"
             lines.append(f"{names}  {row.value:6.3f}  {row.low:.3f} - {row.high:.3f}  {chance}  {row.n:4d}")
     return "\n".join(lines)
+
+
+def _board_as_text(board: Board) -> str:
+    """The rows measured here, * at the best of a column; intervals and published rows are left to the page."""
+    best = board.best()
+    table = [["encoder", *(f"{column} " for column in board.columns)]]
+    for place, row in enumerate(board.rows):
+        if row.origin == "measured":
+            texts = [
+                "-" if cell is None else format_fixed(cell.value, board.digits, ascii_only=True)
+                for cell in row.cells
+            ]
+            table.append([row.name, *(f"{text}{' *'[(place, at) in best]}" for at, text in enumerate(texts))])
+    widths = [max(len(line[at]) for line in table) for at in range(len(table[0]))]
+    lines = [
+        "  ".join(
+            text.rjust(width) if at else text.ljust(width)
+            for at, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    ]
+    num_published = len(board.rows) + 1 - len(table)
+    published = f"; {num_published} published rows stand on the page" if num_published else ""
+    return "\n".join([f"{board.title}{published}", *lines])

@@ -1,39 +1,46 @@
-"""Source `pairs`: a table of captions, with or without pictures, one row a pair: JSON lines, CSV or TSV.
+"""Source `pairs`: captions with or without pictures, one row a pair, in a table of any usual format.
 
     {"id": "f1", "image": "figures/f1.jpg", "caption": "Liver, H&E ...", "group": "book 3", "licence": "CC BY 4.0"}
 
-All texts are cleaned of markup and control characters; what no model should learn from is a Drop with its reason.
-Rows are counted from 1, without the header and without empty lines.
+Formats: JSON lines, CSV, TSV, one JSON value (a list of objects, or objects under keys), Parquet (pictures as paths,
+bytes, or Hugging Face's {bytes, path}), WebDataset tars. All texts are cleaned of markup and control characters; what
+no model should learn from is a Drop with its reason. Rows are counted from 1, without header and empty lines.
 
 - Ids: a row without one is called after its picture and its number (`figures/f1.jpg#row-7`), so that two captions of
   one figure differ. Of rows with the same id the first is read, the others are Drops `id_seen_before`.
 - Quotes: in .csv a quoted value may hold delimiters, doubled quotes and up to 200 line breaks. In .tsv and .txt a quote
   is a sign like any other: a line is a row, a tab ends a value, and `"Owl eye` is a caption.
 - A row that cannot be read is a Drop `not_a_row`. Where an open quote makes it unknown which lines are rows, the table
-  is refused: otherwise it would swallow the rows after it.
-- Pictures lie below `root`, by default the table's folder, links followed; others are Drops `outside_root`.
+  is refused: otherwise it would swallow the rows after it. A tar that is cut off gives its pairs before the cut, and a
+  Drop `cut_off`.
+- Pictures lie below `root`, by default the table's folder, links followed; others are Drops `outside_root`. Pictures
+  that stand in the table are copied into the Samples.
+- Corpora (pathloom.ingest.corpora): `corpus: quilt_1m` with `root` says all of this for a published collection.
 """
 
-import csv
 import html
-import json
+import os
 import re
+import string
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from tqdm import tqdm
 
-from pathloom.images import BadImage, read_image
+from pathloom.images import SUFFIXES, BadImage, decode, read_image
+from pathloom.ingest.corpora import Corpus, find_corpus
+from pathloom.ingest.pairs_tables import BadRow, Picture, Table, open_table
 from pathloom.ingest.pictures import size_and_time
 from pathloom.ingest.source import IngestConfig, Source, share_of
 from pathloom.schema import Drop, Event, Image, Origin, Sample
 from pathloom.stage import UserError
 
-COLUMNS = ("id", "image", "caption", "reference", "group", "licence", "subfield", "organ")
+COLUMNS = ("id", "image", "caption", "reference", "group", "panel", "licence", "subfield", "organ")
 """What a row may say; `columns` gives the table's own names for them. Only the caption is needed."""
 
 # Names of tags that captions carry, of HTML and of the XML of articles (JATS). Others may be text: "CD4<CD8 and CK7>".
@@ -56,29 +63,41 @@ _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _LETTER = re.compile(r"[^\W\d_]")
 # Unicode categories: format signs (soft hyphens, zero-width joiners) stand within words, the others between them.
 _KEPT = {"Cf": "", "Cc": " ", "Cn": " ", "Co": " ", "Cs": " "}
-_SUFFIXES = (".jsonl", ".csv", ".tsv", ".txt")
-# Our own number: a caption of more lines is no caption, and an open quote is found before much is swallowed.
-_MAX_LINE_BREAKS = 200
-# A value may be long (a page of text in a caption), and csv's default of 128 KiB would refuse it.
-_MAX_VALUE_CHARS = 64 * 2**20
 
-_Raw = str | list[str] | csv.Error
-"""A row as it stands in the table: a line of JSON, the values of a line, or why it has none."""
+# A place in `image_name`: a column, and of a list in it one place. Attributes are left out of reach.
+_PLACE = re.compile(r"\w+(\[\d+\])*")
+_FULL_SHARE = 0.99
+"""Of a corpus's rows and pictures; with less it is here in part. Our own number: published counts are often round."""
 
 
 class PairsConfig(IngestConfig):
-    """Entry of a recipe: `{name: pairs, kind: ingest, source: pairs, table: FILE}`."""
+    """Entry of a recipe: `{name: pairs, kind: ingest, source: pairs, table: FILE}`, or `corpus` and `root`."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     source: Literal["pairs"]
-    table: Path = Field(description="*.jsonl, *.csv, or *.tsv without quoting; the last two with a header")
+    corpus: str | None = Field(
+        default=None, description="a published collection in `root`; see `pathloom list corpora`"
+    )
+    part: bool = Field(default=False, description="the corpus is here in part: its numbers are not asked for")
+    table: Path = Field(
+        description="*.jsonl, *.csv, *.tsv without quoting, *.json, *.parquet, *.tar; or a folder of the last two"
+    )
     dataset: str = Field(default="pairs", description="name under which the data are reported")
     root: Path | None = Field(
         default=None, description="folder of all pictures, where image paths start; default: the table's"
     )
+    image_folder: str = Field(default="", description="stands before every image path, below `root`")
+    image_name: str | None = Field(
+        default=None, description="the image path, made of columns: {uuid}.jpg or {slide}_{position[0]}.png"
+    )
+    any_suffix: bool = Field(default=False, description="image paths lack .png, .jpg and so on")
     columns: dict[str, str] = Field(default={}, description=f"{', '.join(COLUMNS)} -> the table's own name")
     images: Literal["required", "optional", "ignored"] = "required"
+    bags: Literal["all", "single"] = Field(
+        default="all",
+        description="single: only rows whose group stands once in the table, as figures of one picture",
+    )
     question: str = Field(default="Describe this image.", description="what the caption answers")
     licence: str = Field(default="unstated", description="of rows that state none")
     licences: tuple[str, ...] = Field(
@@ -94,11 +113,21 @@ class PairsConfig(IngestConfig):
         default="en", description="en drops captions with more than 1 % of Han signs among their letters"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_from_the_corpus(cls, entry: Any) -> Any:
+        """What the entry says itself wins, column by column."""
+        if not isinstance(entry, dict) or entry.get("corpus") is None:
+            return entry
+        if entry.get("root") is None:
+            raise ValueError(f"corpus {entry['corpus']}: give `root`, the folder that it lies in")
+        filled = find_corpus(str(entry["corpus"])).entry(Path(entry["root"]))
+        columns = {**filled["columns"], **(entry.get("columns") or {})}
+        return {**filled, **entry, "columns": columns}
+
     def check(self) -> None:
-        if not self.table.is_file():
-            raise UserError(f"{self.name}.table: {self.table} is not a file")
-        if self.table.suffix not in _SUFFIXES:
-            raise UserError(f"{self.name}.table: {self.table} is no .jsonl, .csv or .tsv; convert it")
+        if self.corpus is not None:
+            self._check_presence(find_corpus(self.corpus))
         if self.root is not None and self.images != "ignored" and not self.root.is_dir():
             raise UserError(f"{self.name}.root: {self.root} is not a folder")
         for name in self.columns:
@@ -109,37 +138,115 @@ class PairsConfig(IngestConfig):
                 re.compile(pattern)
             except re.error as error:
                 raise UserError(f"{self.name}: {pattern!r} is not a regular expression: {error}") from error
-        if self.table.suffix != ".jsonl" and self._column("caption") not in self._header:
-            raise UserError(
-                f"{self.table}: no column {self._column('caption')!r}; it has {', '.join(self._header)}; name it with "
-                f"`columns: {{caption: ...}}`"
-            )
-        if not self._units:
+        self._check_image_name()
+        self._check_rows()
+
+    def _check_presence(self, corpus: Corpus) -> None:
+        assert self.root is not None, "_filled_from_the_corpus asked for it"
+        folder = self.root / self.image_folder
+        for path in (self.table, *([folder] if self.images != "ignored" else [])):
+            if not path.exists():
+                raise UserError(corpus.missing(self.name, self.root, path))
+        for column, why in corpus.unknown.items():
+            if column not in self.columns and not (column == "image" and self.image_name):
+                raise UserError(f"{self.name}.columns.{column}: {why}; name the column of {self.table}")
+
+    def _check_image_name(self) -> None:
+        try:
+            places = [
+                place
+                for _, place, _, _ in string.Formatter().parse(self.image_name or "")
+                if place is not None
+            ]
+        except ValueError as error:
+            raise UserError(f"{self.name}.image_name: {self.image_name!r}: {error}") from error
+        for place in places:
+            if _PLACE.fullmatch(place) is None:
+                raise UserError(
+                    f"{self.name}.image_name: {{{place}}} is no column; write {{column}} or {{column[0]}}"
+                )
+
+    def _check_rows(self) -> None:
+        """That there are rows, with the columns that the entry names, and of a corpus as many as it has."""
+        table = self._table
+        if table.listed_by_check or self.corpus is not None:
+            known = table.names if self._units else {}
+            found = bool(self._units)
+        else:
+            found = next(iter(table.rows()), None) is not None
+            known = table.names
+        if not found:
             raise UserError(f"{self.name}.table: {self.table} holds no row")
+        fixed = self.table.suffix not in (".jsonl", ".json")
+        for name in ("caption", *self.columns):
+            own = self._column(name)
+            if (
+                own not in known
+                and (fixed or name in self.columns)
+                and not (name == "image" and self.image_name)
+            ):
+                raise UserError(
+                    f"{self.table}: no column {own!r}; it has {', '.join(known)}; name it with "
+                    f"`columns: {{{name}: ...}}`"
+                )
+        if self.corpus is not None and not self.part:
+            self._check_numbers(find_corpus(self.corpus))
+
+    def _check_numbers(self, corpus: Corpus) -> None:
+        cure = f"fetch the rest, or take what is there with --set {self.name}.part=true"
+        rows = len(self._units)
+        if corpus.rows is not None and rows < _FULL_SHARE * corpus.rows:
+            raise UserError(f"{self.table}: {rows:,} rows of the {corpus.rows:,} of {corpus.title}; {cure}")
+        if corpus.rows is not None and rows * _FULL_SHARE > corpus.rows:
+            raise UserError(
+                f"{self.table}: {rows:,} rows, and {corpus.title} has {corpus.rows:,}: it is another version; check "
+                f"its columns, then set {self.name}.part=true"
+            )
+        if corpus.pictures is None or self.images == "ignored" or self.root is None:
+            return
+        folder = self.root / self.image_folder
+        files = sum(name.lower().endswith(SUFFIXES) for *_, names in os.walk(folder) for name in names)
+        if files < _FULL_SHARE * corpus.pictures:
+            raise UserError(
+                f"{folder}: {files:,} pictures of the {corpus.pictures:,} of {corpus.title}; {cure}"
+            )
 
     def fingerprint(self) -> str:
         """Of the table; a picture that is replaced under its old name is not noticed."""
-        return str(size_and_time(self.table))
+        try:
+            files = self._table.files
+        except UserError:  # check() says so
+            files = (self.table,)
+        return str([size_and_time(path) for path in files] if len(files) > 1 else size_and_time(files[0]))
 
     def plan(self) -> Sequence[Any]:
-        """(byte at which the row begins, its number, number of the first row with its id or None).
+        """(place in the table, number of the row, why it is not read or None).
 
-        Rows are read by seeking, not held. Raises UserError for a table that cannot be split into rows.
+        Rows are read at their places, not held. Raises UserError for a table that cannot be split into rows.
         """
         return self._units
 
     @cached_property
-    def _units(self) -> list[tuple[int, int, int | None]]:
-        units = []
+    def _units(self) -> list[tuple[Any, int, tuple[str, str] | None]]:
+        units: list[tuple[Any, int, tuple[str, str] | None]] = []
         rows_of_ids: dict[str, int] = {}
-        with self.table.open("rb") as file:
-            has_header = self.table.suffix != ".jsonl" and bool(self._header)
-            for number, (start, raw) in enumerate(islice(self._raw(file), has_header, None), 1):
-                try:
-                    first = rows_of_ids.setdefault(self._id(self._row(raw), number), number)
-                except (ValueError, RecursionError, csv.Error):
-                    first = number  # read() says why it is no row
-                units.append((start, number, None if first == number else first))
+        groups: list[str] = []
+        # it shows for long tables only
+        bar = tqdm(self._table.rows(), desc=f"{self.name}: rows", unit="row", leave=False, delay=2)
+        for number, (place, row) in enumerate(bar, 1):
+            first = number
+            if not isinstance(row, BadRow):  # read() says why it is no row
+                first = rows_of_ids.setdefault(self._id(row, number), number)
+            cure = f"its id stood first in row {first}; give each row its own, or none"
+            units.append((place, number, None if first == number else ("id_seen_before", cure)))
+            if self.bags == "single":
+                groups.append("" if isinstance(row, BadRow) else clean(_text(row.get(self._column("group")))))
+        if self.bags == "single":
+            sizes = Counter(filter(None, groups))
+            for index, group in enumerate(groups):
+                if sizes[group] > 1 and units[index][2] is None:
+                    why = f"its figure, {group}, has {sizes[group]} pictures, and bags is single"
+                    units[index] = (*units[index][:2], ("bag_of_several", why))
         return units
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -149,74 +256,59 @@ class PairsConfig(IngestConfig):
         return {**state, "__dict__": kept}
 
     @cached_property
-    def _header(self) -> list[str]:
-        with self.table.open("rb") as file:
-            _, header = next(self._raw(file), (0, []))
-        mac = isinstance(header, list) and self.table.suffix != ".csv" and "\r" in "".join(header)
-        if isinstance(header, csv.Error) or mac:
-            why = "a carriage return alone ends no line" if mac else str(header)
-            raise UserError(f"{self.table}, line 1: no header ({why}); save the table with LF line ends")
-        return list(header)
+    def _table(self) -> Table:
+        in_name = [
+            place.partition("[")[0]
+            for _, place, _, _ in string.Formatter().parse(self.image_name or "")
+            if place
+        ]
+        keys = [*(self._column(name) for name in ("id", "image", "group")), *in_name]
+        try:
+            return open_table(self.table, keys, [*map(self._column, COLUMNS), *in_name])
+        except UserError as error:
+            raise UserError(f"{self.name}.table: {error}") from error
 
     def _column(self, name: str) -> str:
         return self.columns.get(name, name)
 
-    def _raw(self, file: BinaryIO) -> Iterator[tuple[int, _Raw]]:
-        """(byte at which it begins, row) from where the file stands, a header among them, empty lines not."""
-        if self.table.suffix == ".csv":
-            yield from ((start, row) for start, row in _csv_rows(file, self.table) if row != [])
-            return
-        for start, line in _lines(file):
-            if line.strip("\r\n" if self.table.suffix != ".jsonl" else None):
-                yield start, line if self.table.suffix == ".jsonl" else line.rstrip("\r\n").split("\t")
-
-    def _row(self, raw: _Raw) -> Mapping[str, Any]:
-        """Raises ValueError, RecursionError or csv.Error for a row that is none."""
-        if isinstance(raw, csv.Error):
-            raise raw
-        if isinstance(raw, str):
-            row = json.loads(raw)
-            if not isinstance(row, dict):
-                raise ValueError("not an object")
-            return row
-        if len(raw) != len(self._header):
-            raise ValueError(f"{len(raw)} columns, the header has {len(self._header)}")
-        return dict(zip(self._header, raw, strict=True))
-
     def _id(self, row: Mapping[str, Any], number: int) -> str:
         if own := clean(_text(row.get(self._column("id")))):
             return own
-        image = clean(_text(row.get(self._column("image"))))
+        image = clean(self._image_name(row))
         return f"{image}#row-{number}" if image else f"row-{number}"
 
-    def read(self, unit: Any) -> list[Sample | Drop]:
-        start, number, first = unit
-        where = f"{self.table}, row {number}"
-        with self.table.open("rb") as file:
-            file.seek(start)
-            found = next(self._raw(file), None)
-        if found is None:
-            raise UserError(f"{where}: no longer there; do not change the table while it is read")
+    def _image_name(self, row: Mapping[str, Any]) -> str:
+        """The path of the row's picture as the table has it, "" where it names none."""
+        if self.image_name is None:
+            image = row.get(self._column("image"))
+            return image.name if isinstance(image, Picture) else _text(image)
         try:
-            row = self._row(found[1])
+            return self.image_name.format_map(dict(row))
+        except (LookupError, TypeError, ValueError):
+            return ""
+
+    def read(self, unit: Any) -> list[Sample | Drop]:
+        place, number, fault = unit
+        where = self._table.name_of(place, number)
+        try:
+            row = self._table.row(place)
             name = f"{self.dataset}/{self._id(row, number)}"
-            value = {column: _text(row.get(self._column(column))) for column in COLUMNS}
-        except (ValueError, RecursionError, csv.Error) as error:
-            return [self._drop(f"{self.dataset}/row-{number}", "not_a_row", f"{where}: {error}")]
-        if first is not None:
-            detail = f"{where}: its id stood first in row {first}; give each row its own, or none"
-            return [self._drop(f"{name}#row-{number}", "id_seen_before", detail)]
+            value = {column: _text(row.get(self._column(column))) for column in COLUMNS if column != "image"}
+        except BadRow as error:
+            return [self._drop(f"{self.dataset}/row-{number}", error.reason, f"{where}: {error}")]
+        if fault is not None:
+            return [self._drop(f"{name}#row-{number}", fault[0], f"{where}: {fault[1]}")]
         # A file is found under its name as it stands; all that goes into the Sample is cleaned.
-        image, value = value["image"], {column: clean(text) for column, text in value.items()}
+        image, value = self._image_name(row), {column: clean(text) for column, text in value.items()}
         licence = value["licence"] or self.licence
         fault = self._fault(value["caption"], value["reference"], licence)
         if fault is not None:
             return [self._drop(name, *fault)]
         try:
-            images = self._images(image)
+            images = self._images(row.get(self._column("image")), image, where)
         except BadImage as error:
             return [self._drop(name, error.reason, str(error))]
-        group = self._group(value["group"] or value["image"] or name)
+        group = self._group(value["group"] or clean(image) or name)
         return [
             Sample(
                 id=name,
@@ -228,7 +320,13 @@ class PairsConfig(IngestConfig):
                 context=value["reference"],
                 subfield=value["subfield"] or None,
                 organ=value["organ"] or None,
-                origin=Origin(source=self.dataset, source_id=where, licence=licence, group=group),
+                origin=Origin(
+                    source=self.dataset,
+                    source_id=where,
+                    licence=licence,
+                    group=group,
+                    panel=value["panel"] or None,
+                ),
                 history=(Event(step="ingest.pairs", version=self.version),),
             )
         ]
@@ -252,15 +350,21 @@ class PairsConfig(IngestConfig):
             return "not_english", caption[:100]
         return None
 
-    def _images(self, name: str) -> tuple[Image, ...]:
-        """The row's picture, read in place. Raises BadImage."""
-        if self.images == "ignored" or (not name and self.images == "optional"):
+    def _images(self, held: Any, name: str, where: str) -> tuple[Image, ...]:
+        """The row's picture: `held` in the table, or read in place under its `name`. Raises BadImage."""
+        if self.images == "ignored":
+            return ()
+        if isinstance(held, Picture) and held.data is not None:
+            pixels = decode(held.data, where)
+            label = clean(held.name) or where
+            return (Image(path=label, data=held.data, width_px=pixels.width, height_px=pixels.height),)
+        if not name and self.images == "optional":
             return ()
         if not name:
             raise BadImage("no_image", "the row names no picture; `images: optional` takes it without one")
         try:
-            root = (self.root or self.table.parent).resolve()
-            path = (root / name).resolve()
+            root = (self.root or self._table.files[0].parent).resolve()
+            path = self._with_suffix((root / self.image_folder / name).resolve())
             str(path).encode()  # Parquet holds no half characters
         # a zero byte or a lone surrogate, a circle of links
         except (ValueError, OSError, RuntimeError) as error:
@@ -269,6 +373,18 @@ class PairsConfig(IngestConfig):
             cure = f"name the folder that holds all pictures: --set {self.name}.root=DIR"
             raise BadImage("outside_root", f"{name[:200]} lies outside {root}; {cure}")
         return (read_image(path),)
+
+    def _with_suffix(self, path: Path) -> Path:
+        """The one file of this name with the suffix of a picture. Raises BadImage where several have it."""
+        if not self.any_suffix:
+            return path
+        names = [path.name + one for suffix in SUFFIXES for one in (suffix, suffix.upper())]
+        found = [path.with_name(name) for name in names if path.with_name(name).is_file()]
+        if len(found) > 1:
+            raise BadImage(
+                "two_images", f"{path}: {' and '.join(one.name for one in found)} are there; keep one"
+            )
+        return found[0].resolve() if found else path
 
     def _group(self, group: str) -> str:
         match = re.search(self.group_pattern, group) if self.group_pattern else None
@@ -291,56 +407,6 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, str]]:
-    """(byte at which it begins, line with its end); a byte order mark at the head of the file is none of its text."""
-    start = file.tell()
-    while line := file.readline():
-        yield start, line.decode("utf-8-sig" if start == 0 else "utf-8", "replace")
-        start += len(line)
-
-
-def _csv_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """(byte at which it begins, row) of a CSV, or the error of a row of one line.
-
-    Raises UserError where a row of several lines is faulty: which of its lines are rows of their own is then unknown.
-    """
-    lines: list[str] = []
-    line_number, row_number = 1, 0
-
-    def fault(why: str) -> UserError:
-        row = f"row {row_number}" if row_number else "header"
-        return UserError(
-            f"{path}, line {line_number} ({row}): a quote that opens there {why}, so that it is unknown which lines "
-            "are rows; close it, double quotes within a value, or save the table as .jsonl"
-        )
-
-    def text() -> Iterator[str]:
-        for _, line in _lines(file):
-            lines.append(line)
-            if len(lines) > _MAX_LINE_BREAKS + 1:
-                raise fault(f"is not closed within {_MAX_LINE_BREAKS} line breaks")
-            yield line
-
-    csv.field_size_limit(_MAX_VALUE_CHARS)
-    reader = csv.reader(text())
-    while True:
-        start = file.tell()
-        found: list[str] | csv.Error
-        try:
-            found = next(reader)
-            if len(lines) > 1:
-                # Forgiving, csv takes what follows a closed quote, and a quote that is open at the end.
-                next(csv.reader(lines, strict=True))
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if len(lines) > 1:
-                raise fault(f"is not closed as it should be within {len(lines)} lines ({error})") from error
-            found = error
-        yield start, found
-        row_number += found != []
-        line_number += len(lines)
-        lines.clear()
-
-
-PAIRS = Source("pairs", PairsConfig, "a table of captions with pictures: JSON lines, CSV or TSV")
+PAIRS = Source(
+    "pairs", PairsConfig, "captions with pictures: JSON (lines), CSV, TSV, Parquet, WebDataset, corpora"
+)

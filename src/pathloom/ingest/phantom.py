@@ -4,16 +4,17 @@ Each picture gets one question. Attributes that a question asks about are dealt 
 and yes/no equally often), so that chance is what it looks like.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pathloom.ingest.drawn import Deal, Drawn, DrawnConfig, Fields, Question, counted, sentences
+from pathloom.ingest.phantom_pairs import CAPTION_WORDING, PAIR_QUESTIONS, UNSEEN_CAPTIONS
 from pathloom.ingest.source import Source
 from pathloom.phantom.cell import BETHESDA, Cell, draw_cell
 from pathloom.phantom.shapes import reading_order
 from pathloom.phantom.tissue import DIAGNOSES, MIN_SIZE_PX, STAINS, Tissue, draw_tissue
-from pathloom.schema import Box, Region
+from pathloom.schema import Box, Drop, Region, Sample
 
 NUM_OPTIONS = 6
 """All six diagnoses, letters A to F as in Patho-R1: an answer in words is then always one of the options."""
@@ -297,6 +298,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "cell_caption", "caption", ("Describe this cell.",), ("What does this cell show?",), _cell_caption
     ),
+    *PAIR_QUESTIONS,
 )
 
 
@@ -309,6 +311,22 @@ class PhantomConfig(DrawnConfig):
 
     source: Literal["phantom"]
     size_px: int = Field(default=112, ge=MIN_SIZE_PX, le=1024)
+
+    @field_validator("train")
+    @classmethod
+    def _unseen_captions_are_not_trained_on(cls, counts: dict[str, int]) -> dict[str, int]:
+        for name in UNSEEN_CAPTIONS:
+            if counts.get(name):
+                raise ValueError(f"{name}: its wording is held out; it belongs in test")
+        return counts
+
+    def read(self, unit: Any) -> list[Sample | Drop]:
+        records = super().read(unit)
+        wording = CAPTION_WORDING.get(unit[0])
+        if wording is None:
+            return records
+        strata = (f"wording={wording}",)
+        return [r.model_copy(update={"strata": strata}) if isinstance(r, Sample) else r for r in records]
 
 
 PHANTOM = Source("phantom", PhantomConfig, "synthetic tissue and cells with exact truth, drawn here")

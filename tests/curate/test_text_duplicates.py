@@ -9,7 +9,7 @@ from tests.curate.faults import near_duplicate
 from tests.curate.written import clean_samples, real_captions
 from tests.fixtures import make_sample
 
-from pathloom.curate.duplicates import NearDuplicatesStep, Shingles, shingles_of_text, text_of
+from pathloom.curate.text_duplicates import NearDuplicatesStep, Shingles, shingles_of_text, text_of
 from pathloom.schema import Drop, Sample
 
 WORDS = np.array([f"word{number}" for number in range(4000)])

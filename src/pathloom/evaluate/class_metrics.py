@@ -1,0 +1,110 @@
+"""Metrics of closed classification that are formulas over a table of counts, and their plain mean over data sets.
+
+Counts are [truth, predicted], one column more than classes: the last one is "no answer". A picture without an answer
+is wrong in every metric.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pathloom.evaluate.metrics import Floats, Interval, Scored, interval_of, resampled_sums
+from pathloom.tasks.parsing import normalise
+
+Formula = Callable[[Floats], Floats]
+"""Counts [..., class, class + 1] -> values [...]; NaN where the metric is undefined."""
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """The answers to one data set, with its classes in order; every truth is one of them."""
+
+    scored: Sequence[Scored]
+    classes: tuple[str, ...]
+
+    def cells(self) -> Floats:
+        """[sample, class * (class + 1)]: 1 in the cell of the counts that the Sample falls into."""
+        place = {normalise(label): k for k, label in enumerate(self.classes)}
+        width = len(self.classes) + 1
+        cells = np.zeros((len(self.scored), len(self.classes) * width))
+        for row, one in enumerate(self.scored):
+            answer = one.score.answer
+            column = width - 1 if answer is None else place[normalise(str(answer))]
+            cells[row, place[normalise(one.sample.answer)] * width + column] = 1.0
+        return cells
+
+    def tallied(self, seed: int, num_resamples: int) -> "Tallied":
+        """The counts and those of resamples, whole groups drawn as in `metrics`."""
+        cells, shape = self.cells(), (len(self.classes), len(self.classes) + 1)
+        drawn = resampled_sums(self.scored, cells, seed=seed, num_resamples=num_resamples)
+        return Tallied(cells.sum(axis=0).reshape(shape), drawn.reshape(-1, *shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Tallied:
+    """counts [class, class + 1] and resampled [resample, class, class + 1]."""
+
+    counts: Floats
+    resampled: Floats
+
+
+def accuracy(counts: Floats) -> Floats:
+    return _ratio(_right(counts).sum(axis=-1), counts.sum(axis=(-2, -1)))
+
+
+def balanced_accuracy(counts: Floats) -> Floats:
+    """Mean recall of the classes that occur (scikit-learn's balanced_accuracy_score)."""
+    recalls = _ratio(_right(counts), counts.sum(axis=-1))
+    occurs = np.isfinite(recalls)
+    return _ratio(np.where(occurs, recalls, 0.0).sum(axis=-1), occurs.sum(axis=-1))
+
+
+def weighted_kappa(counts: Floats) -> Floats:
+    """Quadratically weighted kappa of ordered classes (Cohen 1968, Psychological Bulletin 70, 213-220).
+
+    1 - sum(w O) / sum(w E) with w = (i - j)^2, O the observed counts and E those of independent answers with the same
+    margins. No answer counts as the class furthest from the truth (our own choice: silence must not pay). NaN where E
+    holds no disagreement: one class, always right.
+    """
+    num = counts.shape[-2]
+    order = np.arange(num)
+    furthest = np.where(2 * order < num - 1, num - 1, 0)
+    table = counts[..., :num] + counts[..., num:] * (furthest[:, None] == order)
+    weights = (order[:, None] - order) ** 2
+    expected = table.sum(axis=-1)[..., :, None] * table.sum(axis=-2)[..., None, :]
+    observed = (weights * table).sum(axis=(-2, -1)) * table.sum(axis=(-2, -1))
+    return 1.0 - _ratio(observed, (weights * expected).sum(axis=(-2, -1)))
+
+
+def constant_accuracy(counts: Floats) -> float:
+    """Accuracy of the best constant answer: the share of the commonest class."""
+    return float(counts.sum(axis=-1).max() / counts.sum())
+
+
+def constant_balanced_accuracy(counts: Floats) -> float:
+    """Balanced accuracy of any constant answer that is a class that occurs: one over their number."""
+    return 1.0 / int((counts.sum(axis=-1) > 0).sum())
+
+
+def measure_sets(tallied: Mapping[str, Tallied], formula: Formula) -> tuple[dict[str, Interval], Interval]:
+    """The metric of each data set, and the plain mean over them, with 95 % intervals over groups.
+
+    Every set is resampled by itself, since the sets are given and not drawn; the mean's interval is that of the means
+    of their resamples.
+    """
+    values = {name: float(formula(one.counts)) for name, one in tallied.items()}
+    drawn = {name: formula(one.resampled) for name, one in tallied.items()}
+    each = {name: interval_of(values[name], drawn[name]) for name in tallied}
+    mean = sum(values.values()) / len(values)
+    return each, interval_of(mean, np.mean(list(drawn.values()), axis=0))
+
+
+def _right(counts: Floats) -> Floats:
+    """[..., class]"""
+    return np.diagonal(counts[..., :-1], axis1=-2, axis2=-1)
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), math.nan)

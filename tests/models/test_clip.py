@@ -1,0 +1,142 @@
+"""CLIP models for training: texts cut short give the same numbers, and what open_clip would load wrong is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from open_clip import CLIP, CustomTextCLIP
+
+from pathloom.models.clip import check_clip
+from pathloom.models.clip_presets import CLIP_PRESETS, find_clip_preset
+from pathloom.models.clip_text import shorten_texts
+from pathloom.stage import UserError
+from pathloom.train.contrastive_config import ContrastiveConfig
+
+VISION = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+TEXT = {"context_length": 12, "vocab_size": 40, "width": 32, "layers": 2, "heads": 2}
+
+
+def build(kind: Any, **text: Any) -> Any:
+    torch.manual_seed(0)
+    return kind(16, VISION, {**TEXT, **text}, output_dict=True).double()
+
+
+def tokens() -> torch.Tensor:
+    """Four texts of 3 to 7 tokens with 38 before and 39 behind, filled up with 0."""
+    rows = torch.zeros(4, 12, dtype=torch.long)
+    for row, length in enumerate((3, 7, 4, 5)):
+        rows[row, :length] = torch.randint(1, 38, (length,), generator=torch.Generator().manual_seed(row))
+        rows[row, 0], rows[row, length - 1] = 38, 39
+    return rows
+
+
+def gradients(model: Any, text: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    features = model.encode_text(text, normalize=True)
+    (features * torch.arange(16.0, dtype=torch.float64)).sum().backward()
+    return features.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
+@pytest.mark.parametrize("pooling", [{"pool_type": "argmax"}, {"pool_type": "eos", "eos_id": 39}])
+def test_texts_cut_behind_the_longest_give_the_same_features_and_gradients(
+    kind: Any, pooling: dict[str, Any]
+):
+    whole, cut = build(kind, **pooling), build(kind, **pooling)
+    cutter = shorten_texts(cut)
+    assert cutter is not None
+
+    short = cutter(tokens())
+
+    assert short.shape == (4, 7)
+    wanted_features, wanted = gradients(whole, tokens())
+    features, found = gradients(cut, short)
+    torch.testing.assert_close(features, wanted_features, rtol=0, atol=1e-12)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-11)
+    torch.testing.assert_close(gradients(cut, tokens())[0], wanted_features, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [{"no_causal_mask": True}, {"pool_type": "last"}, {"pool_type": "first"}, {"embed_cls": True}],
+)
+def test_a_tower_that_looks_behind_the_end_of_a_text_is_left_alone(text: dict[str, Any]):
+    assert shorten_texts(build(CustomTextCLIP, **text)) is None
+
+
+def entry(**model: str) -> ContrastiveConfig:
+    return ContrastiveConfig.model_validate(
+        {"name": "clip", "kind": "contrastive", "shards": ("s",), "model": model, "max_steps": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            {"open_clip": "ViT-B-16", "pretrained": "openai"},
+            "openai were trained with QuickGELU; give open_clip: ViT-B-16-quickgelu",
+        ),
+        (
+            {"open_clip": "ViT-B-16-quickgelu", "pretrained": "laion2b_s34b_b88k"},
+            "is neither a file nor a tag of ViT-B-16-quickgelu; its tags: openai",
+        ),
+        ({"open_clip": "ViT-B-61"}, "ViT-B-61: not in open_clip.list_models"),
+        (
+            {"open_clip": "ViT-B-16", "pretrained": "openay"},
+            "openay is neither a file nor a tag of ViT-B-16; its",
+        ),
+        ({"preset": "clip-micro"}, "no preset 'clip-micro'; known: clip-nano"),
+        ({"folder": "/nowhere"}, "/nowhere/open_clip_config.json is not there"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_from_is_refused_before_the_first_stage(
+    model: dict[str, str], message: str
+):
+    with pytest.raises(UserError, match=message):
+        entry(**model).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("ViT-B-16-quickgelu", "openai"),
+        ("ViT-L-14-336-quickgelu", "openai"),
+        ("ViT-B-16", "laion2b_s34b_b88k"),
+    ],
+)
+def test_a_tag_with_its_own_activation_passes(name: str, tag: str):
+    check_clip(name, tag)
+
+
+def test_weights_in_a_pickle_are_refused(tmp_path: Path):
+    for name in ("weights.pt", "open_clip_pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"weights.pt is not .safetensors; other files can run code"):
+        entry(open_clip="ViT-B-16", pretrained=str(tmp_path / "weights.pt")).check()
+
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"open_clip_pytorch_model.bin is a pickle"):
+        entry(folder=str(tmp_path)).check()
+
+
+def test_a_folder_without_weights_is_refused_where_open_clip_would_begin_at_random(tmp_path: Path):
+    (tmp_path / "open_clip_config.json").write_text("{}")
+
+    with pytest.raises(UserError, match=r"holds no \*.safetensors"):
+        entry(folder=str(tmp_path)).check()
+
+
+def test_the_nano_preset_has_the_size_that_it_states():
+    preset = find_clip_preset("clip-nano")
+    with torch.device("meta"):
+        model = CLIP(**preset.model_cfg(preset.vocab_size))
+
+    image = sum(one.numel() for one in model.visual.parameters())
+    whole = sum(one.numel() for one in model.parameters())
+    assert image == pytest.approx(2.9e6, rel=0.03)
+    assert whole == pytest.approx(4.0e6, rel=0.05)
+    assert {preset.name for preset in CLIP_PRESETS} == {"clip-nano"}
