@@ -146,7 +146,7 @@ def _distinct(vectors: Floats) -> tuple[Indices, Indices]:
     first: list[int] = []
     same = np.empty(len(vectors), np.int64)
     for row, vector in enumerate(vectors):
-        key = (vector + 0.0).tobytes()  # -0.0 equals 0.0 but has other bytes
+        key = vector.tobytes()
         if key not in places:
             places[key] = len(first)
             first.append(row)

@@ -219,7 +219,9 @@ def _check_all(stages: Sequence[StageConfig]) -> None:
     if len(refused) == 1:
         raise UserError(*refused)
     if refused:
-        raise UserError("\n".join([f"{len(refused)} things are to be mended before anything runs:", *refused]))
+        raise UserError(
+            "\n".join([f"{len(refused)} things are to be mended before anything runs:", *refused])
+        )
 
 
 def _run_stages(

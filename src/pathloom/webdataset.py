@@ -160,6 +160,9 @@ class _Members:
         with tar:
             while (member := self._next(tar)) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps them all, which costs 1 kB each
+                if member.size < 0:  # tarfile would go back and read the same members for ever
+                    self.fault = "damaged"
+                    return
                 match = _KEY_AND_SUFFIX.match(member.name)
                 if match is None or not member.isfile() or member.issparse():
                     continue

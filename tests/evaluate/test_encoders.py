@@ -5,7 +5,7 @@ import pytest
 from tests.fixtures import make_image, make_sample
 
 from pathloom.card import CARD_FILE
-from pathloom.evaluate.encoders import image_features, samples_of, unit
+from pathloom.evaluate.encoders import held_out_set, image_features, unit
 from pathloom.evaluate.encoders_config import RetrievalConfig
 from pathloom.models.embed import Encoder
 from pathloom.schema import Image
@@ -37,20 +37,30 @@ class Eyes:
         return rows
 
 
-def test_held_out_samples_of_the_task_are_measured_once(tmp_path):
+def captions(sample):
+    return sample.task == "caption"
+
+
+def test_held_out_samples_are_measured_once_and_what_is_left_out_is_told(tmp_path):
     samples = [caption("a", split="test"), caption("b"), make_sample("c", split="test")]
-    write_samples(samples, tmp_path / "pairs")
+    write_samples([*samples, caption("d", split="test", images=())], tmp_path / "pairs")
     write_samples(samples[:1], tmp_path / "again")
     inputs = {"pairs": tmp_path / "pairs", "again": tmp_path / "again"}
+    one = entry().sets[0].model_copy(update={"samples": ("pairs", "again")})
 
-    assert [s.id for s in samples_of(entry(), ["pairs", "again"], inputs, ["caption"], "test")] == ["a"]
+    found, drops = held_out_set(entry(), one, {**inputs, "clip": tmp_path}, captions, "caption")
+
+    assert [sample.id for sample in found] == ["a"]
+    assert [(drop.sample_id, drop.reason) for drop in drops] == [("d", "no_image"), ("a", "duplicate_id")]
 
 
 def test_a_stage_without_held_out_pairs_is_named(tmp_path):
-    write_samples([caption("a")], tmp_path)
+    write_samples([caption("a"), caption("b", split="test", images=())], tmp_path)
 
-    with pytest.raises(UserError, match="pairs hold no held-out Sample of caption"):
-        samples_of(entry(), ["pairs"], {"pairs": tmp_path}, ["caption"], "test")
+    with pytest.raises(
+        UserError, match=r"set: pairs hold no held-out Sample of caption with a picture \(1 no_image\)"
+    ):
+        held_out_set(entry(), entry().sets[0], {"pairs": tmp_path}, captions, "caption")
 
 
 def test_all_samples_are_refused_where_an_encoder_has_learnt_from_them(tmp_path):
@@ -58,12 +68,13 @@ def test_all_samples_are_refused_where_an_encoder_has_learnt_from_them(tmp_path)
     inputs = {"pairs": tmp_path / "pairs", "clip": tmp_path / "clip"}
     (tmp_path / "clip").mkdir()
     card = tmp_path / "clip" / CARD_FILE
+    one = entry().sets[0].model_copy(update={"which": "all"})
 
     card.write_text(json.dumps({"trained_on": ["other"]}))
-    assert len(samples_of(entry(), ["pairs"], inputs, ["caption"], "all")) == 1
+    assert len(held_out_set(entry(), one, inputs, captions, "caption")[0]) == 1
     card.write_text(json.dumps({"trained_on": ["made"]}))
     with pytest.raises(UserError, match="trained on made"):
-        samples_of(entry(), ["pairs"], inputs, ["caption"], "all")
+        held_out_set(entry(), one, inputs, captions, "caption")
 
 
 def test_features_are_kept_for_a_second_run_and_what_has_none_is_a_drop(tmp_path):

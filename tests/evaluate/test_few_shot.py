@@ -14,8 +14,9 @@ from tests.fixtures import make_sample
 from tests.models.test_embed import needs_probe
 
 from pathloom.evaluate import encoders, few_shot_probe
+from pathloom.evaluate.encoders import DROPS_FILE
 from pathloom.evaluate.encoders_config import FewShotConfig
-from pathloom.evaluate.few_shot import DROPS, RUNS, SUMMARY, run_few_shot
+from pathloom.evaluate.few_shot import RUNS, SUMMARY, run_few_shot
 from pathloom.evaluate.few_shot_probe import (
     Part,
     deal_by_picture,
@@ -269,8 +270,10 @@ def test_where_a_class_has_fewer_pictures_the_table_says_how_many_were_taken(tmp
 
     _, (board,) = run(samples, tmp_path, shots=[4, 64])
 
-    said = [note for note in board.notes if "all were taken" in note]
-    assert said == ["64 shots: fewer training pictures of each class, so all were taken: 6 a class."]
+    (said,) = [note for note in board.notes if "all were taken" in note]
+    assert said == (
+        "64 shots: fewer training pictures of each class, so all were taken: 6 a class; all runs are the same then."
+    )
     assert read_jsonl(tmp_path / "out" / RUNS)[-1]["taken"] == {"dark": [6], "light": [6]}
 
 
@@ -339,7 +342,7 @@ def test_features_that_are_nan_are_dropped_counted_and_never_pay(tmp_path):
     counts, (board,) = run([*shades(12, "train"), *shades(6, "test", start=12), *white], tmp_path, shots=[99])
 
     assert counts["drops"] == {"features_not_finite": 2}
-    lines = read_jsonl(tmp_path / "out" / DROPS)
+    lines = read_jsonl(tmp_path / "out" / DROPS_FILE)
     assert [line["sample_id"] for line in lines] == ["whitetrain", "whitetest"]
     first = read_jsonl(tmp_path / "out" / RUNS)[0]
     assert (first["tested"], first["taken"]) == (7, {"dark": [6], "light": [6]})
@@ -418,7 +421,7 @@ def test_training_pictures_of_an_encoder_are_never_dealt_to_the_test_side(tmp_pa
     (tmp_path / "clip" / "pathloom_card.json").write_text(json.dumps({"trained_on": ["tiles"]}))
     inputs = {"tiles": tmp_path / "tiles", "clip": tmp_path / "clip"}
 
-    with pytest.raises(UserError, match="clip was trained on tiles, and by_picture would test on"):
+    with pytest.raises(UserError, match="clip was trained on tiles, and .* measured: give splits"):
         run_few_shot(
             config(encoders={"own": "stage:clip"}, splits=["grouped", "by_picture"]), inputs, tmp_path
         )

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from tests.fixtures import grouped, make_image
 
 from pathloom.evaluate import retrieval
+from pathloom.evaluate.encoders import DROPS_FILE
 from pathloom.evaluate.encoders_config import RetrievalConfig
 from pathloom.evaluate.published import retrieval_column
 from pathloom.evaluate.report_records import BOARDS_FILE, Board, Measured
-from pathloom.evaluate.retrieval import DROPS_FILE, chance_at, hits_at, run_retrieval
+from pathloom.evaluate.retrieval import chance_at, hits_at, run_retrieval
 from pathloom.images import load_pixels
 from pathloom.models.embed import Encoder
 from pathloom.nearest import TIE, pair_ranks
@@ -259,6 +260,7 @@ def test_what_cannot_be_measured_is_a_drop_and_the_sides_stay_aligned(toy: Toy) 
     samples[2] = samples[2].model_copy(update={"images": (broken,)})
     samples[5] = samples[5].model_copy(update={"answer": " . "})
     samples[7] = samples[7].model_copy(update={"images": ()})
+    samples[9] = samples[9].model_copy(update={"answer": samples[0].answer})
     images = images.copy()
     images[9, 0] = np.inf
     texts = texts.copy()
@@ -287,6 +289,7 @@ def test_what_cannot_be_measured_is_a_drop_and_the_sides_stay_aligned(toy: Toy) 
     }
     for row in range(2):
         assert set(toy.values(row).values()) == {100.0}
+    assert any(note.startswith("0 pairs share their caption") for note in toy.board().notes)
     assert any(
         note.startswith("Left out for all encoders: no_image 1, duplicate_id 1") for note in toy.board().notes
     )
@@ -300,7 +303,7 @@ def test_an_encoder_without_any_finite_feature_is_named(toy: Toy) -> None:
 
 def test_a_set_without_pairs_of_its_wording_is_refused(toy: Toy) -> None:
     entry = config(sets=[{"name": "pictures", "samples": ["pairs"], "wording": "unseen"}])
-    with pytest.raises(UserError, match="no Sample of pairs is left for the set pictures"):
+    with pytest.raises(UserError, match="pictures: pairs hold no held-out Sample of caption, wording unseen"):
         toy.run([caption_pair(i) for i in range(3)], {"toy": random_sides(3)}, entry)
 
 

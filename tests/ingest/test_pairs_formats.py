@@ -14,6 +14,7 @@ from tests.test_webdataset import pair, tar
 
 from pathloom.ingest import pairs_tables
 from pathloom.ingest.pairs import PairsConfig
+from pathloom.recipe import load_entry
 from pathloom.schema import Drop, Sample
 from pathloom.shards import run_ingest
 from pathloom.stage import UserError
@@ -124,7 +125,15 @@ def test_a_path_can_be_made_of_columns_and_its_suffix_found(tmp_path):
         "no_image",
         "no_image",
     ]
-    assert found[0].id == "pairs/S1_10_20#row-1"
+    first = found[0]
+    assert isinstance(first, Sample)
+    assert first.id == "pairs/S1_10_20#row-1"
+
+
+def test_a_column_that_only_the_pattern_names_must_be_there(tmp_path):
+    path = as_json(tmp_path / "t.json", [{"slide": "S1", "caption": CAPTION}])
+    with pytest.raises(UserError, match=r"no column 'wsi'; it has slide, caption; .* or image_name"):
+        config(path, image_name="{wsi}.png")
 
 
 def test_two_files_that_differ_in_their_suffix_are_a_drop(tmp_path):
@@ -135,10 +144,11 @@ def test_two_files_that_differ_in_their_suffix_are_a_drop(tmp_path):
     assert drop.reason == "two_images"
 
 
-@pytest.mark.parametrize("pattern", ["{a.__class__}", "{a[x]}", "{", "{}", "{a!r:{b.c}}x{0.d}"])
-def test_a_pattern_reaches_columns_only(tmp_path, pattern):
+@pytest.mark.parametrize("pattern", ["{a.__class__}", "{a[x]}", "{", "{}", "{a:{b.c}}", "{0.d}"])
+def test_a_pattern_reaches_columns_only(pattern):
+    entry = {"name": "pairs", "kind": "ingest", "source": "pairs", "table": "t.json", "image_name": pattern}
     with pytest.raises(UserError, match=r"pairs\.image_name"):
-        config(as_json(tmp_path / "t.json", [{"caption": CAPTION}]), image_name=pattern)
+        load_entry(entry)
 
 
 def test_only_figures_of_one_picture_are_read_where_bags_are_single(tmp_path):
@@ -204,7 +214,7 @@ def test_pictures_are_not_read_while_rows_are_listed(tmp_path):
 
 
 def test_rows_without_a_picture_or_caption_and_broken_bytes_are_drops(tmp_path):
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image": None, "caption": CAPTION},
         {"image": encoded()[:70], "caption": CAPTION},
         {"image": b"", "caption": CAPTION},

@@ -8,6 +8,7 @@ import torch
 from open_clip import CLIP, CustomTextCLIP
 
 from pathloom.models.clip import check_clip
+from pathloom.models.clip_fast import PatchProjection, SelfAttention, quicken
 from pathloom.models.clip_presets import CLIP_PRESETS, find_clip_preset
 from pathloom.models.clip_text import shorten_texts
 from pathloom.stage import UserError
@@ -65,6 +66,41 @@ def test_texts_cut_behind_the_longest_give_the_same_features_and_gradients(
 )
 def test_a_tower_that_looks_behind_the_end_of_a_text_is_left_alone(text: dict[str, Any]):
     assert shorten_texts(build(CustomTextCLIP, **text)) is None
+
+
+@pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
+def test_quickened_modules_give_the_same_numbers_and_the_same_names_of_weights(kind: Any):
+    plain, quick = build(kind), build(kind)
+    picture = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+
+    quicken(quick)
+
+    exchanged = [type(module) for module in quick.modules()]
+    assert exchanged.count(SelfAttention) == 3
+    assert exchanged.count(PatchProjection) == 1
+    found = []
+    for model in (plain, quick):
+        out = model(picture, tokens()[:2])
+        (out["image_features"] * out["text_features"]).sum().backward()
+        gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+        found.append((out["image_features"], out["text_features"], gradients))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-11)
+    assert quick.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_attention_that_is_asked_for_more_is_left_alone():
+    model = build(CLIP)
+    model.transformer.resblocks[0].attn.dropout = 0.1
+    model.visual.conv1.padding = (1, 1)
+
+    quicken(model)
+
+    assert [type(block.attn) for block in model.transformer.resblocks] == [
+        torch.nn.MultiheadAttention,
+        SelfAttention,
+    ]
+    assert type(model.visual.conv1) is torch.nn.Conv2d
 
 
 def entry(**model: str) -> ContrastiveConfig:

@@ -18,6 +18,7 @@ from pathloom.stage import UserError, read_jsonl
 from pathloom.train import contrastive_loop
 from pathloom.train.contrastive_config import ContrastiveConfig
 from pathloom.train.contrastive_data import (
+    Collate,
     PairOrder,
     Pairs,
     Places,
@@ -56,7 +57,8 @@ def recorded(
     places = Places(config.batch_size, config.accumulate, 0, 1, 0, STEPS_BY_HAND)
     transform = training_transform(clip, config.crop_scale)
     batches = [
-        (normalised(batch.pixels, transform), batch.tokens) for batch in read_batches(pairs, places, None, 0)
+        (normalised(batch.pixels, transform), batch.tokens)
+        for batch in read_batches(pairs, places, Collate(clip, None), 0)
     ]
     corpus.close()
     return batches

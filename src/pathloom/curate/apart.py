@@ -8,21 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from pathloom.curate.text_duplicates import (
-    MARGIN,
-    MAX_BUCKET,
-    Shingles,
-    band_keys,
-    digest_of,
-    shingles_of_text,
-    signatures_of,
-    text_of,
-)
 from pathloom.curate.step import Prepared, Read, StepConfig
+from pathloom.curate.text_duplicates import TextIndex, text_of
 from pathloom.images import BadImage, load_pixels
 from pathloom.schema import Drop, Image, Sample
 from pathloom.store import read_samples
@@ -74,7 +63,7 @@ class Overlap:
         self.num_samples = 0
         self._pictures: dict[str, str] = {}
         self._groups: dict[tuple[str, str], str] = {}
-        self._texts = _Texts(threshold)
+        self._texts = TextIndex(threshold)
         for sample in samples:
             self.num_samples += 1
             self._groups.setdefault(sample.origin.cluster, sample.id)
@@ -92,9 +81,9 @@ class Overlap:
             return "group", f"{sample.origin.group}, as {self._groups[sample.origin.cluster]}"
         if "text" in self.by:
             for text in _texts(sample):
-                other = self._texts.find(text)
-                if other is not None:
-                    return "text", f"as {other}"
+                found = self._texts.find(text)
+                if found is not None:
+                    return "text", f"as {found[0]}"
         if "image" in self.by:
             for image in sample.images:
                 other = self._pictures.get(_pixel_hash(image))
@@ -118,52 +107,3 @@ def _pixel_hash(image: Image) -> str:
     except BadImage:
         return f"unreadable {image.path}"
     return hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).hexdigest()
-
-
-class _Texts:
-    """Texts by MinHash; a candidate counts when its exact Jaccard reaches the threshold."""
-
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
-        self._row_of: dict[bytes, int] = {}
-        self._pending: list[NDArray[np.uint32]] = []
-        self._names: list[str] = []
-        self._shingles = Shingles()
-        self._signatures: NDArray[np.uint32] = np.zeros((0, 0), np.uint32)
-        self._buckets: dict[int, list[int]] = {}
-
-    def add(self, text: str, name: str) -> None:
-        shingles = shingles_of_text(text)
-        digest = digest_of(shingles)
-        if digest not in self._row_of:  # four Samples are written from one caption
-            self._row_of[digest] = len(self._names)
-            self._pending.append(shingles)
-            self._names.append(name)
-
-    def close(self) -> None:
-        """All are added."""
-        self._signatures = signatures_of(iter(self._pending), self._shingles, np.random.default_rng(0))
-        for row, bands in enumerate(band_keys(self._signatures)):
-            for key in bands.tolist():
-                bucket = self._buckets.setdefault(key, [])
-                if len(bucket) < MAX_BUCKET:
-                    bucket.append(row)
-        self._pending.clear()
-
-    def find(self, text: str) -> str | None:
-        """The name of the text that is most like it, if that is as similar as the threshold."""
-        shingles = shingles_of_text(text)
-        copied = self._row_of.get(digest_of(shingles))
-        if copied is not None:
-            return self._names[copied]
-        signature = signatures_of(iter([shingles]), Shingles(), np.random.default_rng(0))
-        keys = band_keys(signature)[0].tolist()
-        met = np.array(sorted({row for key in keys for row in self._buckets.get(key, ())}), np.int64)
-        if not len(met):
-            return None
-        met = met[(self._signatures[met] == signature).mean(axis=1) >= self._threshold - MARGIN]
-        if not len(met):
-            return None
-        jaccards = self._shingles.jaccards(met, shingles)
-        best = int(jaccards.argmax())
-        return self._names[met[best]] if jaccards[best] >= self._threshold else None

@@ -5,14 +5,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from pathloom.curate.apart import ApartStep
+from pathloom.curate.decontaminate import DecontaminateStep
 from pathloom.curate.difficulty import DifficultyStep
 from pathloom.curate.draw import DrawStep
-from pathloom.curate.text_duplicates import NearDuplicatesStep
+from pathloom.curate.duplicates import ImageDuplicatesStep
 from pathloom.curate.organ import OrganStep
 from pathloom.curate.prompts import WRITTEN, WrittenTask, prompts_hash
 from pathloom.curate.reasoning import ReasoningFilterStep
 from pathloom.curate.reviewed import ReviewedStep
 from pathloom.curate.subfield import SubfieldStep
+from pathloom.curate.text_duplicates import NearDuplicatesStep
 from pathloom.curate.words import TAUGHT
 from pathloom.generate.config import Asking
 from pathloom.schema import Level
@@ -27,6 +29,8 @@ AnyStep = (
     | ReviewedStep
     | DrawStep
     | ApartStep
+    | ImageDuplicatesStep
+    | DecontaminateStep
 )
 """Every step; a new one is one file and one name here."""
 

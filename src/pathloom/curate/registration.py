@@ -1,9 +1,9 @@
 """Do two pictures show the same place? Local points that agree on one turn, scale, shift and mirror.
 
-Points and descriptors are SIFT (Lowe 2004) by OpenCV, descriptors compared as RootSIFT (Arandjelovic & Zisserman 2012).
-Two points match when each is the other's nearest and the second nearest is clearly farther (Lowe 2004, section 7.1; there
-the ratio is 0.8). A similarity transform is fitted to the matches by RANSAC; what counts is how many agree with it. This
-holds for crops, zooms and turns by any angle, where a vector of the whole picture or a hash does not.
+Points and descriptors are SIFT (Lowe 2004) by OpenCV, the descriptors compared as RootSIFT (Arandjelovic & Zisserman
+2012). Two points match when each is the other's nearest and the second nearest is clearly farther (Lowe 2004, section
+7.1; there the ratio is 0.8). A similarity transform is fitted to the matches by RANSAC; what counts is how many agree
+with it. This holds for crops, zooms and turns by any angle, where a vector of the whole picture or a hash does not.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ AREA_PX = 224**2
 """Pictures are brought to this area, so that pixels below mean the same for all; that of the tiles measured on."""
 
 MAX_POINTS = 300
-"""The strongest ones; 300 and 400 tell copies apart equally well on the tuning half of lc25000 (our own measurement)."""
+"""The strongest ones; 300 tell all sampled pairs of the tuning half of lc25000 apart (our own measurement)."""
 
 _CONTRAST = 0.02  # half of OpenCV's default: pale tissue has few strong points
 _RATIO = 0.85

@@ -160,6 +160,59 @@ class Shingles:
         return jaccards
 
 
+class TextIndex:
+    """Named texts by MinHash; a candidate counts when its exact Jaccard reaches the threshold. A bucket takes the first
+    MAX_BUCKET texts that differ.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._row_of: dict[bytes, int] = {}
+        self._pending: list[NDArray[np.uint32]] = []
+        self._names: list[str] = []
+        self._shingles = Shingles()
+        self._signatures: NDArray[np.uint32] = np.zeros((0, 0), np.uint32)
+        self._buckets: dict[int, list[int]] = {}
+
+    def add(self, text: str, name: str) -> None:
+        shingles = shingles_of_text(text)
+        digest = digest_of(shingles)
+        if digest not in self._row_of:  # four Samples are written from one caption
+            self._row_of[digest] = len(self._names)
+            self._pending.append(shingles)
+            self._names.append(name)
+
+    def close(self) -> None:
+        """All are added."""
+        self._signatures = signatures_of(iter(self._pending), self._shingles, np.random.default_rng(0))
+        for row, bands in enumerate(band_keys(self._signatures)):
+            for key in bands.tolist():
+                bucket = self._buckets.setdefault(key, [])
+                if len(bucket) < MAX_BUCKET:
+                    bucket.append(row)
+        self._pending.clear()
+
+    def find(self, text: str) -> tuple[str, float] | None:
+        """Name and Jaccard of the text that is most like it, if that is as similar as the threshold."""
+        shingles = shingles_of_text(text)
+        copied = self._row_of.get(digest_of(shingles))
+        if copied is not None:
+            return self._names[copied], 1.0
+        signature = signatures_of(iter([shingles]), Shingles(), np.random.default_rng(0))
+        keys = band_keys(signature)[0].tolist()
+        met = np.array(sorted({row for key in keys for row in self._buckets.get(key, ())}), np.int64)
+        if not len(met):
+            return None
+        met = met[(self._signatures[met] == signature).mean(axis=1) >= self._threshold - MARGIN]
+        if not len(met):
+            return None
+        jaccards = self._shingles.jaccards(met, shingles)
+        best = int(jaccards.argmax())
+        if jaccards[best] < self._threshold:
+            return None
+        return self._names[met[best]], float(jaccards[best])
+
+
 def _compared_shingles(sample: Sample) -> NDArray[np.uint32]:
     return shingles_of_text(text_of(sample), sample.task)
 

@@ -86,7 +86,7 @@ class ReportConfig(StageConfig):
 
     kind: Literal["report"]
     title: str = ""
-    stages: tuple[str, ...] = Field(min_length=1, description="evaluate, probe and sft stages to show")
+    stages: tuple[str, ...] = Field(min_length=1, description="stages that measure, train, or make data")
     samples: tuple[str, ...] = Field(
         min_length=1, description="stages that hold the pictures of the examples"
     )

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image as PILImage
 from tqdm import tqdm
 
 from pathloom.card import CARD_FILE
-from pathloom.evaluate.encoders_config import EncodersConfig, Which
+from pathloom.evaluate.encoders_config import EncodersConfig, RetrievalSet, ZeroShotSet
 from pathloom.evaluate.report_records import BOARDS_FILE, Measured
 from pathloom.images import BadImage, load_pixels
 from pathloom.models.embed import Encoder, encoder_stages, load_encoder
@@ -19,46 +20,68 @@ from pathloom.stage import UserError, write_json
 from pathloom.store import read_samples
 
 FEATURES = "features"
+DROPS_FILE = "drops.jsonl"
+NOT_FINITE = "features_not_finite"
 
 
-def samples_of(
-    config: EncodersConfig,
-    names: Sequence[str],
-    inputs: Mapping[str, Path],
-    tasks: Sequence[str],
-    which: Which,
-) -> list[Sample]:
-    """Samples of `tasks` with a picture, an id once: held-out ones, or all that no encoder was trained on.
-
-    Raises UserError where none is left, and for `all` where an encoder of this recipe has learnt from the same source.
-    """
+def read_set(
+    config: EncodersConfig, names: Sequence[str], inputs: Mapping[str, Path], wanted: Callable[[Sample], bool]
+) -> tuple[list[Sample], list[Drop]]:
+    """The `wanted` Samples of the stages `names`; one without a picture or with an id that came before is a Drop."""
     found: dict[str, Sample] = {}
+    drops: list[Drop] = []
     for name in names:
-        for sample in read_samples(inputs[name]):
-            if sample.task in tasks and sample.images and (which == "all" or sample.split != "train"):
-                found.setdefault(sample.id, sample)
-    if not found:
-        kept = "held-out " if which == "test" else ""
+        for sample in filter(wanted, read_samples(inputs[name])):
+            if not sample.images:
+                drops.append(drop_of(config, sample, "no_image"))
+            elif sample.id in found:
+                drops.append(
+                    drop_of(config, sample, "duplicate_id", f"again in {name}; the first is measured")
+                )
+            else:
+                found[sample.id] = sample
+    return list(found.values()), drops
+
+
+def held_out_set(
+    config: EncodersConfig,
+    one: ZeroShotSet | RetrievalSet,
+    inputs: Mapping[str, Path],
+    wanted: Callable[[Sample], bool],
+    what: str,
+) -> tuple[list[Sample], list[Drop]]:
+    """What `read_set` finds outside split train, or with `which: all` of every split.
+
+    Raises UserError where nothing is left, and for `all` where an encoder of this recipe has learnt from a source.
+    """
+    samples, drops = read_set(
+        config, one.samples, inputs, lambda s: (one.which == "all" or s.split != "train") and wanted(s)
+    )
+    if not samples:
+        kept = "held-out " if one.which == "test" else ""
+        counts = Counter(drop.reason for drop in drops)
+        dropped = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise UserError(
-            f"{config.name}: {', '.join(names)} hold no {kept}Sample of {' or '.join(tasks)} with a picture"
+            f"{config.name}: set {one.name}: {', '.join(one.samples)} hold no {kept}Sample of {what} "
+            f"with a picture{f' ({dropped})' if dropped else ''}"
         )
-    if which == "all":
-        learnt = {source for folder in _trained_here(config, inputs) for source in _trained_on(folder)}
-        both = sorted({s.origin.source for s in found.values() if s.split == "train"} & learnt)
-        if both:
+    refuse_learnt(config, one.name, samples, inputs, "give `which: test`")
+    return samples, drops
+
+
+def refuse_learnt(
+    config: EncodersConfig, set_name: str, samples: Sequence[Sample], inputs: Mapping[str, Path], cure: str
+) -> None:
+    """Raise UserError where an encoder trained in this recipe has seen the source of a Sample of split train."""
+    training = {sample.origin.source for sample in samples if sample.split == "train"}
+    for stage in encoder_stages(*config.encoders.values()):
+        card = inputs[stage] / CARD_FILE
+        learnt = json.loads(card.read_text(encoding="utf-8"))["trained_on"] if card.is_file() else []
+        for source in sorted(training & set(learnt)):
             raise UserError(
-                f"{config.name}: an encoder was trained on {both[0]}: give `which: test` for that set"
+                f"{config.name}: set {set_name}: {stage} was trained on {source}, and pictures of its training split "
+                f"would be measured: {cure}"
             )
-    return list(found.values())
-
-
-def _trained_here(config: EncodersConfig, inputs: Mapping[str, Path]) -> list[Path]:
-    return [inputs[name] for name in encoder_stages(*config.encoders.values())]
-
-
-def _trained_on(folder: Path) -> list[str]:
-    card = folder / CARD_FILE
-    return list(json.loads(card.read_text(encoding="utf-8"))["trained_on"]) if card.is_file() else []
 
 
 def each_encoder(config: EncodersConfig, inputs: Mapping[str, Path]) -> Iterator[tuple[str, Encoder]]:
@@ -82,7 +105,7 @@ def image_features(
             try:
                 picture = load_pixels(sample.images[0])
             except BadImage as error:
-                drops.append(_drop(config, sample, error.reason, str(error)))
+                drops.append(drop_of(config, sample, error.reason, str(error)))
                 continue
             rows.append(row)
             yield picture
@@ -92,7 +115,7 @@ def image_features(
         with np.load(path) as kept:
             features, found = kept["features"], kept["rows"]
             pairs = zip(kept["missing"].tolist(), kept["reasons"].tolist(), strict=True)
-            drops = [_drop(config, samples[row], *reason.split(": ", 1)) for row, reason in pairs]
+            drops = [drop_of(config, samples[row], *reason.split(": ", 1)) for row, reason in pairs]
     else:
         features = encoder.images(pictures(), config.batch_size)
         found = np.array(rows, np.int64)
@@ -105,7 +128,7 @@ def image_features(
         partial.replace(path)
     whole = np.isfinite(features).all(axis=1)
     drops += [
-        _drop(config, samples[row], "features_not_finite", f"{encoder.name} gives NaN or infinity")
+        drop_of(config, samples[row], NOT_FINITE, f"{encoder.name} gives NaN or infinity")
         for row in found[~whole].tolist()
     ]
     return features[whole], found[whole], drops
@@ -118,7 +141,7 @@ def _key(encoder: Encoder, samples: Sequence[Sample]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _drop(config: EncodersConfig, sample: Sample, reason: str, detail: str = "") -> Drop:
+def drop_of(config: EncodersConfig, sample: Sample, reason: str, detail: str = "") -> Drop:
     return Drop(sample_id=sample.id, step=f"evaluate.{config.kind}", reason=reason, detail=detail)
 
 

@@ -9,7 +9,6 @@ right answers over the runs: how far other patients would move this mean. How fa
 the spread of the runs, which the box plot shows.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathloom.card import CARD_FILE
-from pathloom.evaluate.encoders import each_encoder, image_features, write_measured
+from pathloom.evaluate.encoders import (
+    DROPS_FILE,
+    NOT_FINITE,
+    drop_of,
+    each_encoder,
+    image_features,
+    read_set,
+    refuse_learnt,
+    write_measured,
+)
 from pathloom.evaluate.encoders_config import FewShotConfig, FewShotSet
 from pathloom.evaluate.few_shot_board import Curve, board_of
 from pathloom.evaluate.few_shot_probe import (
@@ -33,16 +40,12 @@ from pathloom.evaluate.few_shot_probe import (
     tested_rows,
 )
 from pathloom.evaluate.report_records import Measured
-from pathloom.models.embed import encoder_stages
 from pathloom.schema import Drop, Sample
 from pathloom.stage import UserError, write_jsonl
-from pathloom.store import read_samples
 
 RUNS = "few_shot.jsonl"
 SUMMARY = "few_shot_summary.jsonl"
-DROPS = "drops.jsonl"
 TASKS = ("label", "choice")
-NOT_FINITE = "features_not_finite"
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def run_few_shot(config: FewShotConfig, inputs: Mapping[str, Path], out: Path) -
     write_jsonl(_run_lines(config, curves), out / RUNS)
     write_jsonl(_summary_lines(config, curves), out / SUMMARY)
     kept = list(dict.fromkeys(drops))  # a picture that cannot be read fails for each encoder alike
-    write_jsonl((drop.model_dump() for drop in kept), out / DROPS)
+    write_jsonl((drop.model_dump() for drop in kept), out / DROPS_FILE)
     write_measured(Measured(boards=boards), out)
     return {
         "samples_measured": sum(len(one.samples) for one in sets),
@@ -99,30 +102,18 @@ def _read(
     config: FewShotConfig, entry: FewShotSet, inputs: Mapping[str, Path]
 ) -> tuple[list[Sample], list[Drop]]:
     """Labelled Samples with a picture, of any side; an id that comes again is a Drop, as is a Sample without answer."""
-    found: dict[str, Sample] = {}
-    drops: list[Drop] = []
-    for name in entry.samples:
-        for sample in read_samples(inputs[name]):
-            wanted = sample.task in TASKS and entry.source in (None, sample.origin.source)
-            if not wanted or not sample.images:
-                continue
-            if sample.id in found:
-                drops.append(_drop(sample, "duplicate_id", f"comes again in {name}"))
-            elif not sample.answer:
-                drops.append(_drop(sample, "no_label"))
-            else:
-                found[sample.id] = sample
+    samples, drops = read_set(
+        config, entry.samples, inputs, lambda s: s.task in TASKS and entry.source in (None, s.origin.source)
+    )
+    found = [sample for sample in samples if sample.answer]
+    drops += [drop_of(config, sample, "no_label") for sample in samples if not sample.answer]
     if not found:
         of_source = f" of {entry.source}" if entry.source else ""
         raise UserError(
             f"{config.name}: set {entry.name}: {', '.join(entry.samples)} hold no labelled Sample{of_source} of "
             f"{' or '.join(TASKS)} with a picture"
         )
-    return list(found.values()), drops
-
-
-def _drop(sample: Sample, reason: str, detail: str = "") -> Drop:
-    return Drop(sample_id=sample.id, step="evaluate.few_shot", reason=reason, detail=detail)
+    return found, drops
 
 
 def _labelled(
@@ -133,7 +124,8 @@ def _labelled(
     _check(config, entry, labels, grouped)
     sides = {"grouped": grouped}
     if "by_picture" in config.splits:
-        _refuse_learnt_pictures(config, entry, samples, inputs)
+        # dealing moves training pictures to the test side
+        refuse_learnt(config, entry.name, samples, inputs, "give splits: [grouped]")
         sides["by_picture"] = deal_by_picture(labels, grouped, config.seed)
     return _Labelled(entry, samples, labels, sides)
 
@@ -146,21 +138,6 @@ def _check(
     except BadSides as error:
         which = f", pictures that {encoder} gives features of" if encoder else ""
         raise UserError(f"{config.name}: set {entry.name}{which}: {error}") from error
-
-
-def _refuse_learnt_pictures(
-    config: FewShotConfig, entry: FewShotSet, samples: Sequence[Sample], inputs: Mapping[str, Path]
-) -> None:
-    """Dealing moves training pictures to the test side: no encoder of this recipe may have learnt from them."""
-    training = {sample.origin.source for sample in samples if sample.split == "train"}
-    for stage in encoder_stages(*config.encoders.values()):
-        card = inputs[stage] / CARD_FILE
-        learnt = json.loads(card.read_text(encoding="utf-8"))["trained_on"] if card.is_file() else []
-        for source in sorted(training & set(learnt)):
-            raise UserError(
-                f"{config.name}: set {entry.name}: {stage} was trained on {source}, and by_picture would test on "
-                "its training pictures: give splits: [grouped]"
-            )
 
 
 # -------------------------------------------------------------------------------------------- the curves

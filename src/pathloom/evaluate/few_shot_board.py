@@ -173,13 +173,13 @@ def _shortages(config: FewShotConfig, curve: Curve) -> list[str]:
         if not short:
             continue
         which = "each class" if len(short) == len(taken) else ", ".join(sorted(short))
-        numbers = [number for of_class in short.values() for number in of_class if number < shots]
-        low, high = min(numbers), max(numbers)
-        count = f"{low}" if low == high else f"{low} to {high}"
+        counts = sorted({number for numbers in short.values() for number in numbers if number < shots})
+        counted = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        each = "a class and fold" if any(len(numbers) > 1 for numbers in short.values()) else "a class"
+        alike = all(number < shots for numbers in taken.values() for number in numbers)
         notes.append(
-            f"{shots} shots: fewer training pictures of {which}, so all were taken: {count} a class"
-            + (" and fold" if len(runs[0].taken[next(iter(short))]) > 1 else "")
-            + "."
+            f"{shots} shots: fewer training pictures of {which}, so all were taken: {counted} {each}"
+            + ("; all runs are the same then." if alike else ".")
         )
     return notes
 

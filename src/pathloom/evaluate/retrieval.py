@@ -15,7 +15,7 @@ context is cut by its tokenizer. In memory: the pictures' files of a set and the
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pathloom.evaluate.encoders import each_encoder, image_features, samples_of, unit, write_measured
+from pathloom.evaluate.encoders import (
+    DROPS_FILE,
+    drop_of,
+    each_encoder,
+    held_out_set,
+    image_features,
+    unit,
+    write_measured,
+)
 from pathloom.evaluate.encoders_config import RetrievalConfig, RetrievalSet
 from pathloom.evaluate.metrics import Scored, compare_runs, interval_of, resampled_sums, resampling_unit
 from pathloom.evaluate.published import DIGITS, published_notes, published_retrieval, retrieval_column
@@ -33,12 +41,10 @@ from pathloom.models.embed import Encoder
 from pathloom.nearest import TIE, pair_ranks
 from pathloom.schema import TEST_SPLIT, Drop, Sample
 from pathloom.stage import UserError, write_jsonl
-from pathloom.store import read_samples
 from pathloom.tasks.parsing import normalise
 from pathloom.tasks.task import Score
 
 TASK = "caption"
-DROPS_FILE = "drops.jsonl"
 COMPARED = "mean recall of both directions, per cent"
 
 Floats = NDArray[np.float64]
@@ -135,10 +141,11 @@ def chance_at(groups: Indices, k: int) -> float:
 def _pairs_of(
     config: RetrievalConfig, one: RetrievalSet, inputs: Mapping[str, Path], drops: list[Drop]
 ) -> _Pairs:
-    samples = samples_of(config, one.samples, inputs, (TASK,), one.which)
-    samples = [sample for sample in samples if _worded(one, sample)]
-    drops += _passed_over(config, one, inputs)
-    drops += [_drop(config, sample, "no_caption") for sample in samples if not normalise(sample.answer)]
+    samples, missing = held_out_set(
+        config, one, inputs, lambda s: _worded(one, s), f"{TASK}, wording {one.wording},"
+    )
+    drops += missing
+    drops += [drop_of(config, sample, "no_caption") for sample in samples if not normalise(sample.answer)]
     samples = [sample for sample in samples if normalise(sample.answer)]
     if not samples:
         raise UserError(
@@ -156,28 +163,8 @@ def _pairs_of(
     )
 
 
-def _passed_over(config: RetrievalConfig, one: RetrievalSet, inputs: Mapping[str, Path]) -> Iterator[Drop]:
-    """What `samples_of` leaves out without a word: pairs without a picture, ids that came before."""
-    seen: set[str] = set()
-    for name in one.samples:
-        for sample in read_samples(inputs[name]):
-            asked = sample.task == TASK and (one.which == "all" or sample.split != "train")
-            if not (asked and _worded(one, sample)):
-                continue
-            if not sample.images:
-                yield _drop(config, sample, "no_image")
-            elif sample.id in seen:
-                yield _drop(config, sample, "duplicate_id", f"again in {name}; the first is measured")
-            else:
-                seen.add(sample.id)
-
-
 def _worded(one: RetrievalSet, sample: Sample) -> bool:
-    return one.wording == "all" or f"wording={one.wording}" in sample.strata
-
-
-def _drop(config: RetrievalConfig, sample: Sample, reason: str, detail: str = "") -> Drop:
-    return Drop(sample_id=sample.id, step=f"evaluate.{config.kind}", reason=reason, detail=detail)
+    return sample.task == TASK and (one.wording == "all" or f"wording={one.wording}" in sample.strata)
 
 
 # ---------------------------------------------------------------------------------------------- features
@@ -189,7 +176,9 @@ def _encode(
     texts = encoder.texts(bar, config.batch_size)
     whole = np.isfinite(texts).all(axis=1)
     missing += [
-        _drop(config, pairs.samples[row], "text_features_not_finite", f"{encoder.name} gives NaN or infinity")
+        drop_of(
+            config, pairs.samples[row], "text_features_not_finite", f"{encoder.name} gives NaN or infinity"
+        )
         for row in np.flatnonzero(~whole[pairs.text_of]).tolist()
     ]
     known = {(drop.sample_id, drop.reason) for drop in drops}

@@ -8,7 +8,7 @@ class that comes first in the prompt file.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -21,29 +21,36 @@ from pathloom.evaluate.class_metrics import (
     Tallied,
     accuracy,
     balanced_accuracy,
+    compare_sets,
     constant_accuracy,
     constant_balanced_accuracy,
     measure_sets,
     weighted_kappa,
 )
 from pathloom.evaluate.class_prompts import ClassPrompts, nearest, read_prompts
-from pathloom.evaluate.encoders import each_encoder, image_features, samples_of, unit, write_measured
+from pathloom.evaluate.encoders import (
+    DROPS_FILE,
+    NOT_FINITE,
+    drop_of,
+    each_encoder,
+    held_out_set,
+    image_features,
+    unit,
+    write_measured,
+)
 from pathloom.evaluate.encoders_config import ZeroShotConfig, ZeroShotSet
 from pathloom.evaluate.measure import SCORES
-from pathloom.evaluate.metrics import Floats, Interval, Scored, compare, resampling_unit
+from pathloom.evaluate.metrics import Difference, Floats, Interval, Scored, compare, resampling_unit
 from pathloom.evaluate.published import DIGITS, MEAN, published_notes, published_zero_shot
 from pathloom.evaluate.report_records import Board, BoardRow, Cell, Comparison, Confusion, Measured
 from pathloom.evaluate.select import NO_CONTROL
 from pathloom.models.embed import Encoder
 from pathloom.schema import Drop, Sample
 from pathloom.stage import UserError, write_jsonl
-from pathloom.store import read_samples
 from pathloom.tasks.label import LABEL
 from pathloom.tasks.task import Score
 
 TASKS = ("label", "choice")
-DROPS = "drops.jsonl"
-NOT_FINITE = "features_not_finite"
 _ACCURACY = replace(LABEL, metric="accuracy")
 
 
@@ -84,7 +91,7 @@ def run_zero_shot(config: ZeroShotConfig, inputs: Mapping[str, Path], out: Path)
     drops = [drop for column in columns for drop in column.drops]
     drops += [drop for sets in answers.values() for one in sets.values() for drop in one.drops]
     drops = list(dict.fromkeys(drops))  # a picture that nobody can read is one Drop, not one for each encoder
-    write_jsonl((drop.model_dump(mode="json") for drop in drops), out / DROPS)
+    write_jsonl((drop.model_dump(mode="json") for drop in drops), out / DROPS_FILE)
     return {
         "samples_measured": sum(len(one.scored) for one in next(iter(answers.values())).values()),
         "encoders": len(sources),
@@ -95,7 +102,7 @@ def run_zero_shot(config: ZeroShotConfig, inputs: Mapping[str, Path], out: Path)
 # --------------------------------------------------------------------------------------- prompts and data
 def _column(config: ZeroShotConfig, one: ZeroShotSet, inputs: Mapping[str, Path]) -> Column:
     prompts = read_prompts(one.prompts)
-    samples = samples_of(config, one.samples, inputs, TASKS, one.which)
+    samples, drops = held_out_set(config, one, inputs, lambda s: s.task in TASKS, " or ".join(TASKS))
     if one.source is not None:
         known = sorted({sample.origin.source for sample in samples})
         samples = [sample for sample in samples if sample.origin.source == one.source]
@@ -103,29 +110,12 @@ def _column(config: ZeroShotConfig, one: ZeroShotSet, inputs: Mapping[str, Path]
             raise UserError(
                 f"{config.name}: set {one.name}: no Sample is of the source {one.source!r}; there is {', '.join(known)}"
             )
-    drops = [_drop(config, sample, "no_label") for sample in samples if not sample.answer.strip()]
+    drops += [drop_of(config, sample, "no_label") for sample in samples if not sample.answer.strip()]
     samples = [sample for sample in samples if sample.answer.strip()]
     if not samples:
         raise UserError(f"{config.name}: set {one.name}: none of {len(drops)} Samples has an answer")
-    drops += _repeated(config, one, inputs)
     labelled = map(_labelled, samples, _labels(one, prompts, samples), repeat(prompts.classes))
     return Column(one, prompts, tuple(labelled), tuple(drops))
-
-
-def _repeated(config: ZeroShotConfig, one: ZeroShotSet, inputs: Mapping[str, Path]) -> Iterator[Drop]:
-    """Samples whose id came before: `samples_of` keeps the first without a word."""
-    seen: set[str] = set()
-    for name in one.samples:
-        for sample in read_samples(inputs[name]):
-            held = one.which == "all" or sample.split != "train"
-            if held and sample.images and sample.task in TASKS and one.source in (None, sample.origin.source):
-                if sample.id in seen:
-                    yield _drop(config, sample, "duplicate_id", f"again in {name}; the first is measured")
-                seen.add(sample.id)
-
-
-def _drop(config: ZeroShotConfig, sample: Sample, reason: str, detail: str = "") -> Drop:
-    return Drop(sample_id=sample.id, step=f"evaluate.{config.kind}", reason=reason, detail=detail)
 
 
 def _labels(one: ZeroShotSet, prompts: ClassPrompts, samples: Sequence[Sample]) -> list[str]:
@@ -269,8 +259,11 @@ def _measured(
                 notes=("0 is chance, 1 full agreement, and a class further away costs more (Cohen 1968).",),
             )
         )
-    comparisons = [one for column in columns for one in _comparisons(config, column.config.name, answers)]
-    return Measured(boards=tuple(boards), confusions=tuple(confusions), comparisons=tuple(comparisons))
+    return Measured(
+        boards=tuple(boards),
+        confusions=tuple(confusions),
+        comparisons=tuple(_comparisons(config, names, answers, tallied)),
+    )
 
 
 def _accuracy_board(
@@ -363,11 +356,11 @@ def _failure_notes(column: Column, answers: Mapping[str, Mapping[str, Answers]])
     name = column.config.name
     unread = len(column.samples) - len(next(iter(answers.values()))[name].scored)
     if unread:
-        yield f"{name}: {unread} pictures could not be read and are left out ({DROPS})."
+        yield f"{name}: {unread} pictures could not be read and are left out ({DROPS_FILE})."
     for encoder, sets in answers.items():
         failed = sum(one.score.answer is None for one in sets[name].scored)
         if failed:
-            yield f"{name}: {encoder} gives no finite features of {failed} pictures, which count as wrong ({DROPS})."
+            yield f"{name}: {encoder} has no finite features of {failed} pictures, which count as wrong ({DROPS_FILE})."
 
 
 def _confusion(encoder: str, column: Column, tallied: Tallied) -> Confusion:
@@ -383,27 +376,24 @@ def _confusion(encoder: str, column: Column, tallied: Tallied) -> Confusion:
 
 
 def _comparisons(
-    config: ZeroShotConfig, set_name: str, answers: Mapping[str, Mapping[str, Answers]]
+    config: ZeroShotConfig,
+    names: Sequence[str],
+    answers: Mapping[str, Mapping[str, Answers]],
+    tallied: Mapping[str, Mapping[str, Tallied]],
 ) -> Iterator[Comparison]:
-    """Each encoder against the first, on the same pictures."""
+    """Each encoder against the first on the same pictures: the mean over sets, then set by set."""
     first, *others = answers
     for name in others:
-        for task in (_ACCURACY, LABEL):
-            found = compare(
-                task,
-                answers[first][set_name].scored,
-                answers[name][set_name].scored,
-                seed=config.seed,
-                num_resamples=config.num_resamples,
-            )
-            yield Comparison(
-                before=first,
-                after=name,
-                benchmark=set_name,
-                metric=task.metric,
-                difference=found.difference,
-                low=found.low,
-                high=found.high,
-                n=found.n,
-                p_value=found.p_value,
-            )
+        if len(names) > 1:
+            for metric, formula in (("accuracy", accuracy), ("balanced_accuracy", balanced_accuracy)):
+                found = compare_sets(tallied[first], tallied[name], formula)
+                yield _comparison(first, name, MEAN, metric, found)
+        for set_name in names:
+            for task in (_ACCURACY, LABEL):
+                sides = (answers[first][set_name].scored, answers[name][set_name].scored)
+                found = compare(task, *sides, seed=config.seed, num_resamples=config.num_resamples)
+                yield _comparison(first, name, set_name, task.metric, found)
+
+
+def _comparison(before: str, after: str, benchmark: str, metric: str, found: Difference) -> Comparison:
+    return Comparison(before=before, after=after, benchmark=benchmark, metric=metric, **asdict(found))

@@ -29,7 +29,7 @@ class Corpus(Record):
     where: str
     licence: str
     gated: str | None = Field(description="what has to be agreed to, and where; None: nothing")
-    first: str = Field(description="what a person does before it can be read")
+    first: str = Field(description="what a person does before it can be read; ROOT is the folder")
     table: str
     image_folder: str
     image_name: str | None = None
@@ -57,9 +57,10 @@ class Corpus(Record):
 
     def missing(self, stage: str, root: Path, path: Path) -> str:
         """What a person reads who has not fetched it yet, or not put it in its place."""
+        gated = f"gated: {self.gated}" if self.gated else "not gated"
         return (
             f"{stage}.root: {self.title} is not in {root}: {path} is missing. It is had from {self.where} "
-            f"({self.licence}; {f'gated: {self.gated}' if self.gated else 'not gated'}). {self.first} Then set "
+            f"({self.licence}; {gated}). {self.first.replace('ROOT', str(root))} Or say where it is with "
             f"--set {stage}.root=DIR, or leave the stage out."
         )
 

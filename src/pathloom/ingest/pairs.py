@@ -29,7 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from pathloom.images import SUFFIXES, BadImage, decode, read_image
@@ -104,7 +104,7 @@ class PairsConfig(IngestConfig):
         default=(), description="regular expressions of licences that may be used; none: all"
     )
     group_pattern: str | None = Field(default=None, description="regular expression on the group column")
-    test_share: float = Field(default=0.0, ge=0, lt=1, description="of groups, by their hash")
+    test_share: float = Field(default=0.0, ge=0, le=1, description="of groups, by their hash; 1: all")
     min_chars: int = Field(default=15, ge=1, description="a shorter caption says nothing to reason about")
     max_chars: int = Field(
         default=8000, ge=1, description="a longer one is a page that was taken for a caption"
@@ -125,6 +125,14 @@ class PairsConfig(IngestConfig):
         columns = {**filled["columns"], **(entry.get("columns") or {})}
         return {**filled, **entry, "columns": columns}
 
+    @field_validator("image_name")
+    @classmethod
+    def _names_columns_only(cls, pattern: str | None) -> str | None:
+        for _, place, layout, _ in string.Formatter().parse(pattern or ""):
+            if place is not None and (_PLACE.fullmatch(place) is None or "{" in (layout or "")):
+                raise ValueError(f"{{{place}}} is no column; write {{column}} or {{column[0]}}")
+        return pattern
+
     def check(self) -> None:
         if self.corpus is not None:
             self._check_presence(find_corpus(self.corpus))
@@ -138,7 +146,6 @@ class PairsConfig(IngestConfig):
                 re.compile(pattern)
             except re.error as error:
                 raise UserError(f"{self.name}: {pattern!r} is not a regular expression: {error}") from error
-        self._check_image_name()
         self._check_rows()
 
     def _check_presence(self, corpus: Corpus) -> None:
@@ -151,20 +158,9 @@ class PairsConfig(IngestConfig):
             if column not in self.columns and not (column == "image" and self.image_name):
                 raise UserError(f"{self.name}.columns.{column}: {why}; name the column of {self.table}")
 
-    def _check_image_name(self) -> None:
-        try:
-            places = [
-                place
-                for _, place, _, _ in string.Formatter().parse(self.image_name or "")
-                if place is not None
-            ]
-        except ValueError as error:
-            raise UserError(f"{self.name}.image_name: {self.image_name!r}: {error}") from error
-        for place in places:
-            if _PLACE.fullmatch(place) is None:
-                raise UserError(
-                    f"{self.name}.image_name: {{{place}}} is no column; write {{column}} or {{column[0]}}"
-                )
+    def _columns_in_image_name(self) -> list[str]:
+        parts = string.Formatter().parse(self.image_name or "")
+        return [place.partition("[")[0] for _, place, _, _ in parts if place]
 
     def _check_rows(self) -> None:
         """That there are rows, with the columns that the entry names, and of a corpus as many as it has."""
@@ -177,17 +173,18 @@ class PairsConfig(IngestConfig):
             known = table.names
         if not found:
             raise UserError(f"{self.name}.table: {self.table} holds no row")
-        fixed = self.table.suffix not in (".jsonl", ".json")
-        for name in ("caption", *self.columns):
-            own = self._column(name)
-            if (
-                own not in known
-                and (fixed or name in self.columns)
-                and not (name == "image" and self.image_name)
-            ):
+        needed = {self._column(name): name for name in self.columns}
+        # a JSON row may leave its caption out, and is a Drop
+        if self.table.suffix not in (".jsonl", ".json"):
+            needed[self._column("caption")] = "caption"
+        if self.image_name is not None:
+            needed.pop(self._column("image"), None)
+            needed |= dict.fromkeys(self._columns_in_image_name(), "image")
+        for own, name in needed.items():
+            if own not in known:
                 raise UserError(
                     f"{self.table}: no column {own!r}; it has {', '.join(known)}; name it with "
-                    f"`columns: {{{name}: ...}}`"
+                    f"`columns: {{{name}: ...}}`" + (" or image_name" if name == "image" else "")
                 )
         if self.corpus is not None and not self.part:
             self._check_numbers(find_corpus(self.corpus))
@@ -257,11 +254,7 @@ class PairsConfig(IngestConfig):
 
     @cached_property
     def _table(self) -> Table:
-        in_name = [
-            place.partition("[")[0]
-            for _, place, _, _ in string.Formatter().parse(self.image_name or "")
-            if place
-        ]
+        in_name = self._columns_in_image_name()
         keys = [*(self._column(name) for name in ("id", "image", "group")), *in_name]
         try:
             return open_table(self.table, keys, [*map(self._column, COLUMNS), *in_name])

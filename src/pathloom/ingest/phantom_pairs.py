@@ -64,15 +64,19 @@ def _pair(writer: Writer) -> Callable[[Deal], tuple[Drawn, Fields]]:
 
 
 def _of_tissue(
-    values: tuple[str, ...], read: Callable[[Tissue], str], **wanted: str
+    values: tuple[str, ...],
+    read: Callable[[Tissue], str],
+    *,
+    only: str | None = None,
+    stain: str | None = None,
 ) -> Callable[[Deal], tuple[Drawn, Fields]]:
-    """Drawn again until the picture has the value dealt; `wanted` is given to draw_tissue."""
+    """Drawn again until the picture has the value dealt, in every diagnosis or in `only` one."""
 
     def make(deal: Deal) -> tuple[Drawn, Fields]:
         value = values[deal.index % len(values)]
-        diagnosis = DIAGNOSES[(deal.index // len(values)) % len(DIAGNOSES)]
+        diagnosis = only or DIAGNOSES[(deal.index // len(values)) % len(DIAGNOSES)]
         for _ in range(_MAX_DRAWS):
-            tissue = draw_tissue(deal.seed(), size_px=deal.size_px, **{"diagnosis": diagnosis, **wanted})
+            tissue = draw_tissue(deal.seed(), size_px=deal.size_px, diagnosis=diagnosis, stain=stain)
             if read(tissue) == value:
                 return Drawn(tissue.pixels_rgb, tissue.mpp), {
                     **_tissue_truth(tissue),
@@ -135,9 +139,7 @@ _LABELS: Mapping[str, tuple[str, str, Callable[[Deal], tuple[Drawn, Fields]]]] =
     "pearl": (
         "Is a keratin pearl present?",
         "Is a keratin pearl absent or present?",
-        _of_tissue(
-            ABSENT_PRESENT, lambda tissue: ABSENT_PRESENT["pearl" in tissue.features], diagnosis=_SQUAMOUS
-        ),
+        _of_tissue(ABSENT_PRESENT, lambda tissue: ABSENT_PRESENT["pearl" in tissue.features], only=_SQUAMOUS),
     ),
     "nc_ratio": (
         "How high is the nuclear-cytoplasmic ratio?",

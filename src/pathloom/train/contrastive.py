@@ -30,6 +30,7 @@ from pathloom.schema import Drop
 from pathloom.stage import UserError, write_json, write_jsonl
 from pathloom.train.contrastive_config import ContrastiveConfig
 from pathloom.train.contrastive_data import (
+    Collate,
     Corpus,
     PairOrder,
     Pairs,
@@ -37,7 +38,7 @@ from pathloom.train.contrastive_data import (
     read_batches,
     read_corpus,
 )
-from pathloom.train.contrastive_loop import CHECKPOINTS, Training, open_clip_args
+from pathloom.train.contrastive_loop import CHECKPOINTS, Training, open_clip_args, under_torchrun
 
 TRAINING_LOG = "training.jsonl"
 _STEP = "train.contrastive"
@@ -49,7 +50,7 @@ def run_contrastive(config: ContrastiveConfig, inputs: Mapping[str, Path], out: 
     """Train one model into `out`; returns counts for the manifest. Starts torchrun for `processes` above one, unless
     this process is one that torchrun has started.
     """
-    if config.processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if config.processes > 1 and not under_torchrun():
         return _run_processes(config, inputs, out)
     counts = _train(config, inputs, out)
     if int(os.environ.get("RANK", "0")) == 0:
@@ -74,15 +75,15 @@ def _train(config: ContrastiveConfig, inputs: Mapping[str, Path], out: Path) -> 
         num_steps = config.max_steps or math.ceil(
             (config.epochs or 0) * order.epoch_length / config.batch_size
         )
-        cutter = shorten_texts(clip.model)
+        collate = Collate(clip, shorten_texts(clip.model))
         training = Training(config, args, clip, num_steps, out)
         training.resume()
         places = Places(
             config.batch_size, config.accumulate, args.rank, args.world_size, training.step, num_steps
         )
         pairs = Pairs(corpus, order, clip, config)
-        training.run(read_batches(pairs, places, cutter, config.workers))
-        return _finish(training, clip, corpus, base, inputs)
+        training.run(read_batches(pairs, places, collate, config.workers))
+        return _finish(training, clip, corpus, inputs)
 
 
 def _locate(
@@ -108,7 +109,7 @@ def _captions(config: ContrastiveConfig, corpus: Corpus) -> Iterator[str]:
 
 
 def _finish(
-    training: Training, clip: TrainableClip, corpus: Corpus, base: str, inputs: Mapping[str, Path]
+    training: Training, clip: TrainableClip, corpus: Corpus, inputs: Mapping[str, Path]
 ) -> dict[str, Any]:
     """Write model, curve, drops and card; returns counts."""
     config, out, seen = training.config, training.out, training.seen
@@ -131,7 +132,7 @@ def _finish(
         write_card(
             EncoderCard(
                 name=config.name,
-                base=_base_name(config, base, inputs),
+                base=_base_name(config, inputs),
                 loss=config.loss,
                 image_px=clip.image_px,
                 context_length=clip.context_length,
@@ -162,13 +163,16 @@ def _finish(
     }
 
 
-def _base_name(config: ContrastiveConfig, base: str, inputs: Mapping[str, Path]) -> str:
-    """Where the weights came from, without paths of this machine where the stage before has a card."""
+def _base_name(config: ContrastiveConfig, inputs: Mapping[str, Path]) -> str:
+    """Where the weights came from: names only, no paths of this machine."""
     ref = config.model
     if ref.stage is not None:
         card = json.loads((inputs[ref.stage] / CARD_FILE).read_text(encoding="utf-8"))
         return f"{card['base']} > {card['name']}"
-    return ref.preset or f"{base}{f'@{ref.pretrained}' if ref.pretrained else ''}"
+    if ref.folder is not None:
+        return f"{LOCAL}{Path(ref.folder).name}"
+    weights = f"@{Path(ref.pretrained).name}" if ref.pretrained else ""
+    return ref.preset or f"{ref.open_clip}{weights}"
 
 
 def _provenance(config: ContrastiveConfig, corpus: Corpus) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """Entries of the stages `webdataset` and `contrastive`. No torch here, as in every file of entries."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -70,14 +70,15 @@ class ContrastiveConfig(StageConfig):
     """Entry of a recipe: CLIP or SigLIP training of an open_clip model on WebDataset shards.
 
     Patho-R1 prints no hyper-parameters of PathoCLIP: the defaults are stand-ins, those that open_clip's own README and
-    CLIP (Radford et al. 2021, table 20) use. The numbers of a run do not depend on `processes` and `workers`.
+    CLIP (Radford et al. 2021, table 20) use. The numbers of a run depend neither on `workers`
+    nor, but for rounding, on `processes`.
     """
 
     version: ClassVar[int] = 1
 
     kind: Literal["contrastive"]
     shards: tuple[str, ...] = Field(min_length=1, description="stages `webdataset`")
-    weights: dict[str, float] = Field(
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default={}, description="stage -> how often its pairs are seen in one epoch; default: once each"
     )
     model: ClipRef

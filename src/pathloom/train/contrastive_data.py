@@ -157,23 +157,22 @@ class PairOrder:
 
 
 class Item(NamedTuple):
-    """One pair as a step takes it: pixels uint8 [side, side, 3], tokens int64 [context].
+    """One pair as a step takes it: pixels uint8 [side, side, 3].
 
     `unread` are the pairs that stood here before, with the reason why their picture could not be read.
     """
 
     pixels: NDArray[np.uint8]
-    tokens: Tensor
+    caption: str
     pair: int
-    caption_is_cut: bool
     unread: tuple[tuple[int, str], ...]
 
 
 class Pairs(Dataset[Item]):
     """The item at each place of the order.
 
-    A pair whose picture cannot be read gives its place to the pair that stands `batch_size` places later: never one of
-    the same step, of which it would be a false negative.
+    A pair whose picture cannot be read gives its place to the one that stands `batch_size` places later: a pair of
+    another step, as beside itself it would be a false negative.
     """
 
     def __init__(
@@ -181,9 +180,6 @@ class Pairs(Dataset[Item]):
     ) -> None:
         self.corpus = corpus
         self.order = order
-        self.tokenizer = clip.tokenizer
-        self.context_length = clip.context_length
-        self.pad_id = clip.pad_id
         self.batch_size = config.batch_size
         self.seed = config.seed
         self.crop = training_transform(clip, config.crop_scale).transforms[0]
@@ -197,10 +193,7 @@ class Pairs(Dataset[Item]):
             except BadImage as error:
                 unread.append((pair, f"{error.reason}: {error}"))
                 continue
-            caption = self.corpus.caption(pair)
-            tokens = self.tokenizer([caption])[0]
-            is_cut = self._is_full(tokens) and self._is_full(self._with_one_more(caption))
-            return Item(self._pixels(picture, position), tokens, pair, is_cut, tuple(unread))
+            return Item(self._pixels(picture, position), self.corpus.caption(pair), pair, tuple(unread))
         raise UserError(
             f"{MAX_TRIES} pairs in a row have no readable picture, the first: {unread[0][1]}; "
             "look at the stage that wrote the shards"
@@ -216,13 +209,6 @@ class Pairs(Dataset[Item]):
             return np.asarray(self.crop(picture))
         finally:
             generator.set_state(before)
-
-    def _is_full(self, tokens: Tensor) -> bool:
-        return bool(tokens[-1] != self.pad_id)
-
-    def _with_one_more(self, caption: str) -> Tensor:
-        tokens: Tensor = self.tokenizer([caption], context_length=self.context_length + 1)[0]
-        return tokens
 
 
 def training_transform(clip: TrainableClip, crop_scale: tuple[float, float]) -> Any:
@@ -240,12 +226,6 @@ class Seen:
     unread: dict[int, str] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)
 
-    def add(self, items: Sequence[Item]) -> None:
-        for item in items:
-            self.unread.update(item.unread)
-            if item.caption_is_cut:
-                self.cut.add(item.pair)
-
     def merge(self, others: Sequence["Seen"]) -> None:
         for other in others:
             self.unread.update(other.unread)
@@ -261,15 +241,25 @@ class Batch(NamedTuple):
 class Collate:
     """Items to a Batch: pixels uint8 [batch, 3, side, side], tokens cut behind the longest where the model allows."""
 
-    def __init__(self, cutter: Cutter | None) -> None:
+    def __init__(self, clip: TrainableClip, cutter: Cutter | None) -> None:
+        self.tokenizer = clip.tokenizer
+        self.context_length = clip.context_length
+        self.pad_id = clip.pad_id
         self.cutter = cutter
 
     def __call__(self, items: Sequence[Item]) -> Batch:
-        pixels = torch.from_numpy(np.stack([item.pixels for item in items]))
-        tokens = torch.stack([item.tokens for item in items])
-        seen = Seen()
-        seen.add(items)
-        return Batch(pixels.permute(0, 3, 1, 2), self.cutter(tokens) if self.cutter else tokens, seen)
+        pixels = torch.from_numpy(np.stack([item.pixels for item in items])).permute(0, 3, 1, 2)
+        tokens = self.tokenizer([item.caption for item in items])
+        full = [item for item, row in zip(items, tokens, strict=True) if row[-1] != self.pad_id]
+        seen = Seen({pair: told for item in items for pair, told in item.unread}, self._cut(full))
+        return Batch(pixels, self.cutter(tokens) if self.cutter else tokens, seen)
+
+    def _cut(self, items: Sequence[Item]) -> set[int]:
+        """Of pairs whose caption fills the context those that would fill one token more."""
+        if not items:
+            return set()
+        longer = self.tokenizer([item.caption for item in items], context_length=self.context_length + 1)
+        return {item.pair for item, row in zip(items, longer, strict=True) if row[-1] != self.pad_id}
 
 
 @dataclass(frozen=True)
@@ -298,22 +288,24 @@ class Places:
                 yield list(range(start + part * self.part_size, start + (part + 1) * self.part_size))
 
 
-def read_batches(pairs: Pairs, places: Places, cutter: Cutter | None, workers: int) -> Iterator[Batch]:
+def read_batches(pairs: Pairs, places: Places, collate: Collate, workers: int) -> Iterator[Batch]:
     """All parts in order, read ahead by `workers` processes."""
     loader = DataLoader(
         pairs,
         batch_sampler=places,
-        collate_fn=Collate(cutter),
+        collate_fn=collate,
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_work_alone,
+        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its seeds are not drawn from the process's own random numbers
     )
     return iter(loader)
 
 
-def _one_thread(worker: int) -> None:
+def _work_alone(worker: int) -> None:
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it warns of being forked after it was used
 
 
 def normalised(pixels: Tensor, transform: Any) -> Tensor:

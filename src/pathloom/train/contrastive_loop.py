@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pathloom.models.clip import TrainableClip, quiet_logging, seed_all
+from pathloom.models.clip_fast import quicken
 from pathloom.models.load import default_device
 from pathloom.stage import UserError
 from pathloom.train.contrastive_config import ContrastiveConfig
@@ -51,7 +52,11 @@ def open_clip_args(config: ContrastiveConfig) -> Any:
     # Each process takes the loss of its own rows against all: the mean over processes has the exact gradient.
     args.local_loss = args.gather_with_grad = True
     args.distill = args.wandb = False
-    init_distributed_device(args)
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")  # TF32, as open_clip_train.main sets it
+    args.distributed, args.rank, args.local_rank, args.world_size = False, 0, 0, 1
+    if under_torchrun():
+        init_distributed_device(args)
     if config.batch_size % (args.world_size * config.accumulate):
         raise UserError(
             f"{config.name}.batch_size: {config.batch_size} is no multiple of processes x accumulate, "
@@ -59,6 +64,11 @@ def open_clip_args(config: ContrastiveConfig) -> Any:
         )
     args.batch_size = config.batch_size // (args.world_size * config.accumulate)
     return args
+
+
+def under_torchrun() -> bool:
+    """open_clip also takes a batch system's variables for this, though one process runs there."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 class MeanOverProcesses(nn.Module):
@@ -91,6 +101,7 @@ def build_optimizer(model: nn.Module, args: Any) -> torch.optim.AdamW:
         lr=args.lr,
         betas=(args.beta1, args.beta2),
         eps=args.eps,
+        fused=True,  # the same steps up to rounding; 9 of 650 ms a step of clip-nano on a CPU (speed/)
     )
 
 
@@ -184,6 +195,8 @@ class Training:
             clip.model.lock_image_tower()
         if config.grad_checkpointing:
             clip.model.set_grad_checkpointing()
+        if self.device.type == "cpu":
+            quicken(self.bare)
         self.model: nn.Module = self.bare
         if args.distributed:
             devices = [self.device] if self.device.type == "cuda" else None
