@@ -32,9 +32,10 @@ class ModelCard(Record):
 
 
 class EncoderCard(Record):
-    """What a trained pair of image and text encoder takes and what it saw. `steps` and `pairs_seen` are this stage's.
+    """What a trained pair of image and text encoder takes and what it saw.
 
-    `num_pairs` are the different pairs of its shards, `licences` those of their sources.
+    `trained_on` and `licences` include those of the encoder that training began from. `num_pairs`, the different pairs
+    of the shards, `pairs_seen` and `steps` are the last stage's own.
     """
 
     name: str

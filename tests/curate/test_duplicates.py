@@ -93,9 +93,22 @@ def test_hash_pairs_are_those_of_a_plain_count_of_bits():
 def test_points_agree_on_a_mirrored_turned_crop_and_on_nothing_else():
     one = points_of(tissue(1))
 
-    assert shared_points(one, points_of(turned_copy(tissue(1)))) >= 30
-    assert max(shared_points(one, points_of(tissue(seed))) for seed in range(2, 8)) < 8
-    assert shared_points(one, points_of(PILImage.new("RGB", (64, 64)))) == 0
+    assert shared_points(one, points_of(turned_copy(tissue(1)))).points >= 30
+    assert max(shared_points(one, points_of(tissue(seed))).points for seed in range(2, 8)) < 8
+    assert shared_points(one, points_of(PILImage.new("RGB", (64, 64)))).points == 0
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_overlap_is_the_share_of_the_smaller_field(mirrored):
+    wide = tissue(1).resize((320, 320))
+    left, right = wide.crop((0, 40, 200, 240)), wide.crop((120, 40, 320, 240))
+    if mirrored:
+        right = right.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
+    inner = wide.crop((30, 70, 170, 210))
+
+    assert shared_points(points_of(left), points_of(right)).overlap == pytest.approx(0.4, abs=0.03)
+    assert shared_points(points_of(left), points_of(inner)).overlap == pytest.approx(1, abs=0.03)
+    assert shared_points(points_of(inner), points_of(left)).overlap == pytest.approx(1, abs=0.03)
 
 
 def test_points_are_found_at_any_shape_of_picture():

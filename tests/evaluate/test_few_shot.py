@@ -421,7 +421,7 @@ def test_training_pictures_of_an_encoder_are_never_dealt_to_the_test_side(tmp_pa
     (tmp_path / "clip" / "pathloom_card.json").write_text(json.dumps({"trained_on": ["tiles"]}))
     inputs = {"tiles": tmp_path / "tiles", "clip": tmp_path / "clip"}
 
-    with pytest.raises(UserError, match="clip was trained on tiles, and .* measured: give splits"):
+    with pytest.raises(UserError, match=r"clip was trained on tiles, and .* measured: give splits"):
         run_few_shot(
             config(encoders={"own": "stage:clip"}, splits=["grouped", "by_picture"]), inputs, tmp_path
         )

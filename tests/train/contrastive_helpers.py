@@ -31,13 +31,13 @@ def png(colour: tuple[int, int, int], seed: int, side_px: int = 40) -> bytes:
     return buffer.getvalue()
 
 
-def write_shards(folder: Path, num_pairs: int = 120, per_shard: int = 40) -> Path:
+def write_shards(folder: Path, num_pairs: int = 120, per_shard: int = 40, source: str = "paint") -> Path:
     """Noise around a colour, and a caption of 8 to 18 tokens that names it."""
     with ShardWriter(folder, per_shard=per_shard) as writer:
         for number in range(num_pairs):
             name = list(COLOURS)[number % 4]
             caption = f"A {name} field, number {number}." + " Nothing else is seen." * (number % 3)
-            writer.add(png(COLOURS[name], number), "png", caption, {"source": "paint", "licence": "CC0-1.0"})
+            writer.add(png(COLOURS[name], number), "png", caption, {"source": source, "licence": "CC0-1.0"})
     return folder
 
 

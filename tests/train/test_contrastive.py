@@ -161,7 +161,8 @@ def test_a_second_stage_goes_on_from_the_first(shards: Path, tmp_path: Path):
     train(entry(loss="siglip", max_steps=2), shards, tmp_path / "first")
     second = entry(loss="siglip", max_steps=2, model={"stage": "first"}, name="second", lock_image=True)
 
-    train(second, shards, tmp_path / "second", first=tmp_path / "first")
+    chalk = write_shards(tmp_path / "chalk", 16, source="chalk")
+    train(second, chalk, tmp_path / "second", first=tmp_path / "first")
 
     before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -170,6 +171,7 @@ def test_a_second_stage_goes_on_from_the_first(shards: Path, tmp_path: Path):
     assert any(name.startswith("transformer.") for name in changed)
     card = json.loads((tmp_path / "second" / "pathloom_card.json").read_text())
     assert card["base"] == "clip-tiny > clip"
+    assert card["trained_on"] == ["chalk", "paint"], "what the first stage saw counts too"
 
 
 class StopHereError(Exception):

@@ -166,7 +166,8 @@ def test_broken_pictures_and_long_captions_are_counted_and_no_step_is_short(tmp_
     assert len(losses(tmp_path / "out")) == 8
 
 
-def test_shards_without_a_readable_picture_stop_the_run(tmp_path: Path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards_without_a_readable_picture_stop_the_run(workers: int, tmp_path: Path):
     with ShardWriter(tmp_path / "shards", per_shard=40) as writer:
         for number in range(20):
             writer.add(b"no picture", "png", f"field {number}", {})

@@ -164,4 +164,5 @@ def _row(seen: Pictures, copy: Copy) -> dict[str, Any]:
         "hash_bits": "" if copy.bits is None else copy.bits,
         "cosine": round(copy.cosine, 4),
         "points": "" if copy.points is None else copy.points,
+        "overlap": "" if copy.overlap is None else round(copy.overlap, 3),
     }

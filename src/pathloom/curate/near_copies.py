@@ -55,6 +55,12 @@ class NearCopyStep(StepConfig):
     )
     neighbours: int = Field(default=32, ge=1, description="candidates by embedding for each picture")
     points: int = Field(default=8, ge=4, description="local points, of 300 at most, that confirm a candidate")
+    overlap: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="share of the smaller field that a confirmed candidate shows as well",
+    )
 
     def check(self, where: str) -> None:
         if importlib.util.find_spec("cv2") is None:
@@ -63,20 +69,25 @@ class NearCopyStep(StepConfig):
 
 @dataclass(frozen=True)
 class Copy:
-    """Two near-copies. `points` is None where the hash alone decided, `bits` where the hash is far off."""
+    """Two near-copies. `points` and `overlap` are None where the hash decided, `bits` where it is far off."""
 
     one: int
     other: int
     bits: float | None
     cosine: float
     points: int | None
+    overlap: float | None
 
     @property
     def by(self) -> str:
         return "hash" if self.points is None else "embedding"
 
     def __str__(self) -> str:
-        how = f"hash {self.bits:g} bits apart" if self.points is None else f"{self.points} points agree"
+        how = (
+            f"hash {self.bits:g} bits apart"
+            if self.points is None
+            else f"{self.points} points agree, {self.overlap:.0%} shared"
+        )
         return f"{how}, cosine {self.cosine:.3f}"
 
 
@@ -196,7 +207,8 @@ def near_copies(
     bits = hash_pairs(ours.signs, step.hash_bits, None if theirs is None else theirs.signs)
     others = ours.vectors if theirs is None else theirs.vectors
     copies = [
-        Copy(i, j, distance, float(ours.vectors[i] @ others[j]), None) for (i, j), distance in bits.items()
+        Copy(i, j, distance, float(ours.vectors[i] @ others[j]), None, None)
+        for (i, j), distance in bits.items()
     ]
     candidates = {
         pair: cosine for pair, cosine in _candidates(step, ours, theirs).items() if pair not in bits
@@ -211,10 +223,10 @@ def near_copies(
     wanted = {row for pair in candidates for row in pair} if theirs is None else set(partners)
     for row, own in _points(read(), ours, wanted):
         for other in partners.get(row, ()):
-            agreeing = shared_points(own, held[other])
-            if agreeing >= step.points:
+            shared = shared_points(own, held[other])
+            if shared.points >= step.points and shared.overlap >= step.overlap:
                 pair = (other, row) if theirs is None else (row, other)
-                copies.append(Copy(*pair, None, candidates[pair], agreeing))
+                copies.append(Copy(*pair, None, candidates[pair], shared.points, shared.overlap))
         if theirs is None:
             held[row] = own
     return sorted(copies, key=lambda copy: (copy.one, copy.other))

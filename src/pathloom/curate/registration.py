@@ -36,8 +36,21 @@ class Points:
     places_px: NDArray[np.float32]  # [n, 2], x and y in the picture of AREA_PX
     descriptors: NDArray[np.uint8]  # [n, 128]
 
+    size_px: tuple[int, int]  # width and height of that picture
+
     def __len__(self) -> int:
         return len(self.places_px)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """How many points agree on the best fit, and the area that both pictures show, as a share of the smaller field."""
+
+    points: int
+    overlap: float
+
+
+NOTHING = Shared(0, 0.0)
 
 
 def points_of(picture: "PILImage.Image") -> Points:
@@ -51,26 +64,33 @@ def points_of(picture: "PILImage.Image") -> Points:
     sift = cv2.SIFT_create(nfeatures=MAX_POINTS, contrastThreshold=_CONTRAST)
     found, descriptors = sift.detectAndCompute(np.asarray(grey), None)
     if descriptors is None:
-        return Points(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
-    return Points(np.array([point.pt for point in found], np.float32), descriptors.astype(np.uint8))
+        return Points(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8), size)
+    places_px = np.array([point.pt for point in found], np.float32)
+    return Points(places_px, descriptors.astype(np.uint8), size)
 
 
-def shared_points(one: Points, other: Points) -> int:
-    """How many points of two pictures agree on one similarity transform, or on one with a mirror; the larger count."""
+def shared_points(one: Points, other: Points) -> Shared:
+    """What two pictures share by one similarity transform, or by one with a mirror: the one with more points."""
     if min(len(one), len(other)) < _LEAST:
-        return 0
+        return NOTHING
     theirs = _rooted(other.descriptors)
-    plain = _agreeing(one.places_px, _rooted(one.descriptors), other.places_px, theirs)
-    flipped = one.places_px * np.array([-1, 1], np.float32)
-    return max(plain, _agreeing(flipped, _rooted(_mirrored(one.descriptors)), other.places_px, theirs))
+    width, height = one.size_px
+    corners = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
+    mirror = np.array([-1, 1], np.float32)
+    fits = (
+        _fit(one.places_px, _rooted(one.descriptors), corners, other, theirs),
+        _fit(one.places_px * mirror, _rooted(_mirrored(one.descriptors)), corners * mirror, other, theirs),
+    )
+    return max(fits, key=lambda fit: fit.points)
 
 
-def _agreeing(
-    places: NDArray[np.float32],
+def _fit(
+    places_px: NDArray[np.float32],
     descriptors: NDArray[np.float32],
-    other_places: NDArray[np.float32],
+    corners_px: NDArray[np.float32],
+    other: Points,
     others: NDArray[np.float32],
-) -> int:
+) -> Shared:
     import cv2
 
     scores = descriptors @ others.T
@@ -82,17 +102,21 @@ def _agreeing(
     # descriptors have length 1: the square of a distance is 2 - 2 x score
     matched = mutual & (1 - best < _RATIO**2 * (1 - scores.max(axis=1)))
     if matched.sum() < _LEAST:
-        return 0
+        return NOTHING
     fit, agree = cv2.estimateAffinePartial2D(
-        places[matched],
-        other_places[nearest[matched]],
+        places_px[matched],
+        other.places_px[nearest[matched]],
         method=cv2.RANSAC,
         ransacReprojThreshold=_AGREE_PX,
         maxIters=_ITERATIONS,
     )
     if fit is None or not _SCALES[0] <= np.hypot(fit[0, 0], fit[1, 0]) <= _SCALES[1]:
-        return 0
-    return int(agree.sum())
+        return NOTHING
+    field_px = (corners_px @ fit[:, :2].T + fit[:, 2]).astype(np.float32)
+    width, height = other.size_px
+    frame_px = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
+    both, _ = cv2.intersectConvexConvex(field_px, frame_px)
+    return Shared(int(agree.sum()), both / min(cv2.contourArea(field_px), width * height))
 
 
 def _rooted(descriptors: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -166,6 +166,11 @@ class BoardRow(_Model):
     )
     cells: tuple[Cell | None, ...] = Field(description="None: not measured, not printed")
 
+    @property
+    def values(self) -> tuple[float | None, ...]:
+        """Of the cells, without their intervals."""
+        return tuple(cell.value if cell else None for cell in self.cells)
+
 
 class BoxPlot(_Model):
     """Runs as boxes: `series` maps a name to the values of its runs at each of `x`."""

@@ -128,11 +128,12 @@ def _finish(
         if drops:
             (out / "drops").mkdir(exist_ok=True)
             write_jsonl((drop.model_dump() for drop in drops), out / "drops" / "00000.jsonl")
-        sources, licences = _provenance(config, corpus)
+        base, card = _base(config, inputs)
+        sources, licences = _provenance(config, corpus, card)
         write_card(
             EncoderCard(
                 name=config.name,
-                base=_base_name(config, inputs),
+                base=base,
                 loss=config.loss,
                 image_px=clip.image_px,
                 context_length=clip.context_length,
@@ -163,22 +164,29 @@ def _finish(
     }
 
 
-def _base_name(config: ContrastiveConfig, inputs: Mapping[str, Path]) -> str:
-    """Where the weights came from: names only, no paths of this machine."""
+def _base(config: ContrastiveConfig, inputs: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
+    """Where the weights came from, in names without paths of this machine, and the card beside them if there is one."""
     ref = config.model
-    if ref.stage is not None:
-        card = json.loads((inputs[ref.stage] / CARD_FILE).read_text(encoding="utf-8"))
-        return f"{card['base']} > {card['name']}"
-    if ref.folder is not None:
-        return f"{LOCAL}{Path(ref.folder).name}"
-    weights = f"@{Path(ref.pretrained).name}" if ref.pretrained else ""
-    return ref.preset or f"{ref.open_clip}{weights}"
+    if ref.preset is not None:
+        return ref.preset, {}
+    if ref.open_clip is not None:
+        return f"{ref.open_clip}{f'@{Path(ref.pretrained).name}' if ref.pretrained else ''}", {}
+    folder = inputs[ref.stage] if ref.stage else Path(ref.folder or "")
+    if not (folder / CARD_FILE).is_file():
+        return f"{LOCAL}{folder.name}", {}
+    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    return f"{card['base']} > {card['name']}", card
 
 
-def _provenance(config: ContrastiveConfig, corpus: Corpus) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(sources, licences) that the pairs' own facts name, sorted. Pairs without facts name their stage."""
-    sources: set[str] = set()
-    licences: set[str] = set()
+def _provenance(
+    config: ContrastiveConfig, corpus: Corpus, base: Mapping[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(sources, licences), sorted: what the pairs' own facts name and what the base had learnt from.
+
+    Pairs without facts name their stage.
+    """
+    sources: set[str] = set(base.get("trained_on", ()))
+    licences: set[str] = set(base.get("licences", ()))
     for pair in tqdm(range(len(corpus)), desc=f"{config.name} sources", unit="pair", leave=False):
         try:
             facts = json.loads(corpus.facts(pair) or b"{}")

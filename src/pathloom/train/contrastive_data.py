@@ -289,7 +289,7 @@ class Places:
 
 
 def read_batches(pairs: Pairs, places: Places, collate: Collate, workers: int) -> Iterator[Batch]:
-    """All parts in order, read ahead by `workers` processes."""
+    """All parts in order, read ahead by `workers` processes. Raises UserError where pictures cannot be read."""
     loader = DataLoader(
         pairs,
         batch_sampler=places,
@@ -300,7 +300,10 @@ def read_batches(pairs: Pairs, places: Places, collate: Collate, workers: int) -
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its seeds are not drawn from the process's own random numbers
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except UserError as error:  # torch writes a worker's whole traceback before its words
+        raise UserError(str(error).rpartition("UserError: ")[2].rstrip()) from error
 
 
 def _work_alone(worker: int) -> None:

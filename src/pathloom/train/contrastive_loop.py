@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -241,7 +242,9 @@ class Training:
         )
         self.curve.begin_leg(first)
         writer = self.curve if self.args.rank == 0 else None
-        with quiet_logging():
+        with quiet_logging(), warnings.catch_warnings():
+            # torch 2.13 has a newer name for what open_clip 3.3 gathers features with
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.loss")
             train_one_epoch(
                 model=self.model,
                 data={"train": data},
