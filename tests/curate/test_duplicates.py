@@ -184,7 +184,14 @@ def test_a_chain_of_overlapping_fields_is_dropped_only_against_what_is_kept(prep
     fields = [shown(name, wide.crop((90 * k, 0, 90 * k + 160, 160))) for k, name in enumerate("abc")]
 
     # b overlaps with a and with c; a and c share nothing
-    assert set(reasons(prepared(fields, hash_bits=0), fields)) == {"b"}
+    assert set(reasons(prepared(fields, hash_bits=0, overlap=0), fields)) == {"b"}
+
+
+def test_neighbouring_fields_that_share_less_than_half_are_no_duplicates(prepared):
+    wide = tissue(1).resize((320, 320))
+    fields = [shown("a", wide.crop((0, 40, 200, 240))), shown("b", wide.crop((120, 40, 320, 240)))]
+
+    assert reasons(prepared(fields), fields) == {}
 
 
 def test_groups_are_widened_along_copies_and_groups(prepared):

@@ -50,8 +50,8 @@ def tiles_of(files: list[Path], groups: dict[str, str]) -> list[Sample]:
     ]
 
 
-def found_copies(samples: list[Sample], folder: Path) -> tuple[Pictures, list[Copy]]:
-    step = ImageDuplicatesStep(step="image_duplicates", features="seen")
+def found_copies(samples: list[Sample], folder: Path, **fields: Any) -> tuple[Pictures, list[Copy]]:
+    step = ImageDuplicatesStep(step="image_duplicates", features="seen", **fields)
     seen = look(samples, image_features(features_of(samples, folder, "efficientnet_lite0"), "seen"), "seen")
     return seen, near_copies(step, seen, lambda: samples)
 
@@ -124,12 +124,12 @@ def test_augmented_copies_of_lung_tiles_are_found_on_the_half_that_set_no_thresh
     ],
 )
 def test_in_other_sets_only_fields_of_one_slide_are_found(data_root, tmp_path, folder, slide_of, num_pairs):
-    # Two slides share no tissue, so every pair across slides would be false. The same thresholds as above.
+    # Two slides share no tissue, so every pair across slides would be false. The thresholds are those above.
     files = sorted(
         path for path in (data_root / folder).rglob("*") if path.suffix in (".png", ".jpg", ".jpeg")
     )
 
-    seen, copies = found_copies(tiles_of(files, {}), tmp_path)
+    seen, copies = found_copies(tiles_of(files, {}), tmp_path, overlap=0)
 
     across = [copy for copy in copies if slide_of(seen.ids[copy.one]) != slide_of(seen.ids[copy.other])]
     print(f"\n{folder}: {len(copies)} pairs among {len(seen.ids)}, {len(across)} across slides")

@@ -26,8 +26,9 @@ class DecontaminateStep(NearCopyStep):
     """Entry of `steps`: `{step: decontaminate, against: [bach, crc], features: seen, held_out_features: bench_seen}`.
 
     A training Sample is dropped when its picture is a near-copy (pathloom.curate.near_copies) of a held-out Sample of
-    `against`, or when one of its texts (question, answer, context) is as similar as `threshold` (Jaccard of 5-word
-    shingles) to one of a held-out Sample. Held out is all that is not of the split train. Other Samples pass.
+    `against` or shares any tissue with it, or when one of its texts (question, answer, context) is as similar as
+    `threshold` (Jaccard of 5-word shingles) to one of a held-out Sample. Held out is all that is not of the split
+    train. Other Samples pass.
 
     Short texts are alike by chance, so a text counts from `min_words` words on. A text that stands in more than
     `max_repeats` held-out pictures is a template of the benchmark, not its content, and counts for nothing; the facts

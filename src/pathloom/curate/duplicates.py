@@ -48,6 +48,13 @@ class ImageDuplicatesStep(NearCopyStep):
 
     step: Literal["image_duplicates"]
     action: Literal["drop", "group"] = "drop"
+    overlap: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="shared part of the smaller field; copies in lc25000's tuning half share 0.82 at least, "
+        "neighbouring fields of a slide mostly less than half; 0 finds these too",
+    )
     max_group: int = Field(default=200, ge=2, description="pictures in one chain; our own choice")
 
     def needs(self) -> tuple[str, ...]:

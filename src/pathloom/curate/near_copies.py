@@ -2,8 +2,8 @@
 
 1. Perceptual hash: pairs at most `hash_bits` apart in one of the eight right-angle turns are copies.
 2. Embedding: each picture's `neighbours` nearest by cosine are candidates, if the cosine reaches `cosine`.
-3. Registration: a candidate is a copy when `points` local points agree on one turn, scale, shift and mirror. A cosine
-   alone cannot tell a copy from another field of the same slide.
+3. Registration: a candidate is a copy when `points` local points agree on one turn, scale, shift and mirror, by which
+   the pictures share `overlap` of the smaller field. A cosine alone cannot tell a copy from another field of a slide.
 
 Compared is a Sample's first picture, which is what the stage `embed` sees. Samples of one source and one split whose
 pictures have one path show one picture and share its fate: several questions on one picture are no duplicates. A
@@ -59,7 +59,7 @@ class NearCopyStep(StepConfig):
         default=0,
         ge=0,
         le=1,
-        description="share of the smaller field that a confirmed candidate shows as well",
+        description="of a confirmed candidate: shared part of the smaller field; 0: any shared tissue counts",
     )
 
     def check(self, where: str) -> None:
@@ -83,11 +83,10 @@ class Copy:
         return "hash" if self.points is None else "embedding"
 
     def __str__(self) -> str:
-        how = (
-            f"hash {self.bits:g} bits apart"
-            if self.points is None
-            else f"{self.points} points agree, {self.overlap:.0%} shared"
-        )
+        if self.points is None:
+            how = f"hash {self.bits:g} bits apart"
+        else:
+            how = f"{self.points} points agree, {self.overlap:.0%} of the field"
         return f"{how}, cosine {self.cosine:.3f}"
 
 

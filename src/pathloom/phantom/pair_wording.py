@@ -9,7 +9,7 @@ The words of all of them are in pair_words.yaml and are made up: no sentence of 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import yaml
@@ -51,46 +51,28 @@ _SHARE_IDLE_TALK = 0.05
 _SHARE_ASIDE = 0.1
 """Of the others: a remark that is not about the picture is added."""
 _SHARE_MISHEARD = 0.15
-"""Of the words of _MISHEARD, which a speech recogniser gets wrong."""
-_MISHEARD = {
-    "lymphs": "limps",
-    "mitoses": "my toes is",
-    "chromogen": "chrome again",
-    "keratin": "carrot in",
-    "nucleolus": "nuclear list",
-    "cytoplasm": "site of plasm",
-    "squamous": "square mess",
-    "adenocarcinoma": "a dino carcinoma",
-}
-_OPENINGS = (
-    *(
-        "all right so here is the next one",
-        "okay so in this field",
-        "um let me zoom in a little",
-        "and here again",
-    ),
-    *("so look at this", "now what do we have", "", "", ""),
-)
-_JOINTS = (" and ", ", ", ", and then ", ", you know, ", " and um ", ", okay, ")
-_IDLE = (
-    *(
-        "i always tell the residents to start at low power",
-        "can everybody see my cursor",
-        "let me find that again",
-    ),
-    *(
-        "we had a case like this last week",
-        "the clinical history really matters here",
-        "sorry the scanner is slow",
-    ),
-)
+"""Of the words of `misheard`, which a speech recogniser gets wrong."""
+
+_Table = Mapping[str, Mapping[str, Sequence[str]]]
+_FILE = Path(__file__).with_name("pair_words.yaml")
 
 
 @lru_cache(maxsize=1)
-def _phrases() -> Mapping[Writer, Mapping[str, Mapping[str, Sequence[str]]]]:
-    text = Path(__file__).with_name("pair_words.yaml").read_text(encoding="utf-8")
-    loaded: Mapping[Writer, Mapping[str, Mapping[str, Sequence[str]]]] = yaml.safe_load(text)
+def _loaded() -> Mapping[str, Any]:
+    loaded: Mapping[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     return loaded
+
+
+def _phrases(writer: Writer) -> _Table:
+    """Fact -> value -> phrases."""
+    table: _Table = _loaded()[writer]
+    return table
+
+
+def _talk(part: str) -> Sequence[str]:
+    """What is said around the facts: openings, joints, asides."""
+    said: Sequence[str] = _loaded()["talk"][part]
+    return said
 
 
 def tissue_facts(tissue: "Tissue") -> Facts:
@@ -132,7 +114,7 @@ def cell_facts(cell: "Cell") -> Facts:
 
 def phrases(writer: Writer, fact: str, value: str) -> Sequence[str]:
     """The writer's ways to say one fact, with {structure} and {structures} still open."""
-    table = _phrases()[writer][fact]
+    table = _phrases(writer)[fact]
     return [phrase.replace("{value}", value) for phrase in table.get(value, table.get("_", ()))]
 
 
@@ -147,7 +129,7 @@ Said = Mapping[str, str]
 
 def _said(writer: Writer, facts: Facts, rng: np.random.Generator) -> Said:
     """At least two facts, each by its share."""
-    named = [name for name in _phrases()[writer] if name in facts]
+    named = [name for name in _phrases(writer) if name in facts]
     kept = [
         name
         for name in named
@@ -177,14 +159,14 @@ def _patch(said: Said, rng: np.random.Generator) -> str:
 def _spoken(said: Said, rng: np.random.Generator) -> str:
     """Talk without stops: an opening, facts in any order, words that a recogniser misheard."""
     if rng.random() < _SHARE_IDLE_TALK:
-        return _pick(_IDLE, rng)
-    text = _pick(_OPENINGS, rng)
+        return _pick(_talk("asides"), rng)
+    text = _pick(_talk("openings"), rng)
     clauses = list(said.values())
     for index in rng.permutation(len(clauses)):
-        text += (_pick(_JOINTS, rng) if text else "") + clauses[index]
+        text += (_pick(_talk("joints"), rng) if text else "") + clauses[index]
     if rng.random() < _SHARE_ASIDE:
-        text += _pick(_JOINTS, rng) + _pick(_IDLE, rng)
-    for right, wrong in _MISHEARD.items():
+        text += _pick(_talk("joints"), rng) + _pick(_talk("asides"), rng)
+    for right, wrong in _loaded()["talk"]["misheard"].items():
         if rng.random() < _SHARE_MISHEARD:
             text = text.replace(right, wrong)
     return text

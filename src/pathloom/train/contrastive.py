@@ -200,6 +200,9 @@ def _provenance(
 
 def _run_processes(config: ContrastiveConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     """The same as `processes` processes under torchrun, each a program of this file. Raises what they raise."""
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < config.processes:
+        raise UserError(f"{config.name}.processes: {config.processes}, but this machine has {gpus} GPU")
     work = out / CHECKPOINTS
     work.mkdir(exist_ok=True)
     (work / _ERROR).unlink(missing_ok=True)
