@@ -474,6 +474,8 @@ def test_every_step_is_listed_with_its_keys(capsys):
         "reviewed",
         "draw",
         "apart",
+        "image_duplicates",
+        "decontaminate",
     ):
         assert f"  {step}: `{{step: {step}" in said
     assert "count (needed): Samples to draw" in said
