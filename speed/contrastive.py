@@ -202,7 +202,7 @@ def show_parts(shards: Path, start: Path) -> None:
     cutter = shorten_texts(quick.model)
     assert cutter is not None
     quicken(quick.model)
-    corpus = read_corpus(config, {"shards": shards}, quiet=True)
+    corpus = read_corpus(config.name, config.shards, {"shards": shards}, quiet=True)
     pairs = Pairs(corpus, PairOrder(corpus, {}, 0), plain, config)
     transform = training_transform(plain, config.crop_scale)
     items = [pairs[place] for place in range(BATCH)]

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.fixtures import encoded, noting, write_tiles
+from tests.fixtures import encoded, make_sample, noting, write_tiles
 from tests.test_images import png_header_only
 
 from pathloom import __version__, recipe
 from pathloom.cli import guard_threads, main
 from pathloom.figures import Book
 from pathloom.ingest.phantom import PhantomConfig
+from pathloom.schema import Drop
+from pathloom.stage import MANIFEST_FILE, write_json, write_jsonl
+from pathloom.store import write_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -451,6 +454,26 @@ def test_explain_names_the_stage_that_dropped_a_sample(curated, capsys):
     said = capsys.readouterr().out
     assert said.startswith("pairs/short\n  dropped by pairs-")
     assert "caption_too_short (Colon.)" in said
+
+
+def test_explain_names_the_encoder_of_each_answer_and_what_an_evaluation_left_out(tmp_path, capsys):
+    sample = make_sample("a")
+    folder = tmp_path / "zero_shot-0123"
+    write_samples([sample], tmp_path / "tiles-0123")
+    folder.mkdir()
+    for one in (folder, tmp_path / "tiles-0123"):
+        write_json({}, one / MANIFEST_FILE)
+    score = {"sample_id": "a", "set": "lung", "control": "none", "answer": "low", "correct": 0.0}
+    write_jsonl([{**score, "encoder": name} for name in ("CONCH", "PLIP")], folder / "scores.jsonl")
+    drop = Drop(sample_id="a", step="evaluate.zero_shot", reason="no_label", detail="")
+    write_jsonl([drop.model_dump()], folder / "drops.jsonl")
+
+    assert main(["explain", "a", "--runs", str(tmp_path)]) == 0
+
+    said = capsys.readouterr().out
+    assert "zero_shot-0123 (CONCH, lung): 'low', correct 0" in said
+    assert "zero_shot-0123 (PLIP, lung): 'low', correct 0" in said
+    assert "dropped by zero_shot-0123, evaluate.zero_shot: no_label" in said
 
 
 def test_a_stage_is_shown_by_its_name_and_a_sample_as_the_newest_stage_left_it(curated, capsys):

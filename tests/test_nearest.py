@@ -1,5 +1,6 @@
 """Nearest neighbours in blocks equal brute force, with ties, whatever the block."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,17 @@ def test_identical_rows_have_identical_scores_where_a_product_differs_in_its_las
             scores, indices = top_k(queries, keys, k, block_bytes=4 * m * 2)
             np.testing.assert_array_equal(indices, np.tile(np.arange(k), (3 * n, 1)))
             np.testing.assert_array_equal(scores, np.tile(scores[:n, :1], (3, k)))
+
+
+def test_a_search_in_small_blocks_takes_far_less_memory_than_the_vectors() -> None:
+    vectors = np.random.default_rng(0).standard_normal((2000, 2048)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        top_k(vectors, vectors, 3, block_bytes=2**18)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.2 * vectors.nbytes
 
 
 def test_more_neighbours_than_keys_are_all_keys() -> None:

@@ -112,6 +112,25 @@ def test_a_manifest_says_what_was_made_from_what(workshop):
     assert counts == {"samples": 6, "by_split_and_task": {"test/yes_no": 2, "train/yes_no": 4}, "drops": {}}
 
 
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"samples": 4, "drops": {}}, "; 4 kept"),
+        ({"samples": 4, "drops": {"truncated": 2}}, "; 4 kept, 2 dropped (truncated 2)"),
+        ({"pairs": 4, "drops": {"cut_off": 1}}, "; 1 dropped (cut_off 1)"),
+        ({"pairs": 4, "drops": {}}, ""),
+        ({"steps": 4}, ""),
+    ],
+)
+def test_what_a_stage_dropped_is_said_even_if_it_keeps_no_samples(counts, said):
+    assert run._kept_and_dropped(counts) == said
+
+
+def test_packages_of_extras_are_recorded_where_they_are_installed(monkeypatch):
+    monkeypatch.setattr(run, "_RECORDED_EXTRAS", ("numpy", "no-such-package"))
+    assert run._extras().keys() == {"numpy"}
+
+
 def test_finished_stages_are_skipped(workshop):
     workshop.run()
     before = {path: path.stat().st_mtime_ns for path in workshop.runs.rglob("*-*/*")}

@@ -155,14 +155,16 @@ def _answers(sample_id: str, runs: Path) -> Iterator[str]:
         scores = folder / "scores.jsonl"
         for score in read_jsonl(scores) if scores.is_file() else ():
             if score["sample_id"] == sample_id:
-                control = "" if score["control"] == "none" else f" ({score['control']})"
-                yield f"  {folder.name}{control}: {score['answer']!r}, correct {score['correct']:g}"
+                asked = [score[key] for key in ("encoder", "set") if key in score]
+                asked += [score["control"]] if score["control"] != "none" else []
+                how = f" ({', '.join(asked)})" if asked else ""
+                yield f"  {folder.name}{how}: {score['answer']!r}, correct {score['correct']:g}"
 
 
 def _drops(sample_id: str, runs: Path) -> Iterator[str]:
     """A line for each stage that dropped the Sample, or one that was to be written from it."""
     for folder in _stage_folders(runs):
-        for path in sorted((folder / "drops").glob("*.jsonl")):
+        for path in (*sorted((folder / "drops").glob("*.jsonl")), *folder.glob("drops.jsonl")):
             for row in read_jsonl(path):
                 if row["sample_id"] == sample_id:
                     yield f"  dropped by {folder.name}, {row['step']}: {row['reason']} ({row['detail'][:300]})"

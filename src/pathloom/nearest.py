@@ -6,6 +6,7 @@ that bit from deciding between equals. Vectors that hold NaN or infinity are ref
 true and would hide a row.
 """
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,7 +29,8 @@ def top_k(
     """The `k` keys [m, d] with the largest dot product with each query [n, d], all of them where m < k.
 
     Gives scores and indices of keys, both [n, min(k, m)], descending; of a tie the lower index stands first. Identical
-    rows have one score, because each is multiplied once. Raises ValueError for NaN, infinity, other shapes or k < 1.
+    rows have one score, because each is multiplied once; where keys repeat, the distinct ones are copied.
+    Raises ValueError for NaN, infinity, other shapes or k < 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}; at least 1 is needed")
@@ -89,10 +91,8 @@ def pair_ranks(
     order = np.argsort(labels, kind="stable")
     labels = labels[order]
     if (order[1:] < order[:-1]).any():
-        left, right = (
-            left[order],
-            right[order],
-        )  # a group's members side by side, so few blocks hold right answers
+        # a group's members side by side, so few blocks hold right answers
+        left, right = left[order], right[order]
     blocks = list(_blocks(len(left), len(right), block_bytes))
     left_best = np.full(len(left), -np.inf, np.float32)
     right_best = np.full(len(right), -np.inf, np.float32)
@@ -115,13 +115,20 @@ def pair_ranks(
     return ranks[0], ranks[1]
 
 
+def finite_rows(vectors: Floats) -> NDArray[np.bool_]:
+    """[n]: whether a row of [n, d] holds neither NaN nor infinity. By its sum, which takes no second [n, d]."""
+    finite: NDArray[np.bool_] = np.isfinite(vectors.sum(axis=1, dtype=np.float64))
+    return finite
+
+
 def _two_sides(left: ArrayLike, right: ArrayLike) -> tuple[Floats, Floats]:
     sides = [np.ascontiguousarray(side, dtype=np.float32) for side in (left, right)]
     for side in sides:
         if side.ndim != 2 or side.shape[1] != sides[0].shape[-1]:
             raise ValueError(f"shapes {sides[0].shape} and {sides[1].shape} are not [n, d] and [m, d]")
-        if not np.isfinite(side).all():
-            row = int(np.flatnonzero(~np.isfinite(side).all(axis=1))[0])
+        finite = finite_rows(side)
+        if not finite.all():
+            row = int(np.flatnonzero(~finite)[0])
             raise ValueError(f"row {row} holds NaN or infinity; leave such vectors out first")
     return sides[0], sides[1]
 
@@ -146,7 +153,7 @@ def _distinct(vectors: Floats) -> tuple[Indices, Indices]:
     first: list[int] = []
     same = np.empty(len(vectors), np.int64)
     for row, vector in enumerate(vectors):
-        key = vector.tobytes()
+        key = hashlib.blake2b(vector, digest_size=16).digest()  # the bytes themselves would double the memory
         if key not in places:
             places[key] = len(first)
             first.append(row)

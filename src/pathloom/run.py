@@ -14,7 +14,9 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,6 +30,8 @@ PARTIAL = ".partial"
 KEY_LENGTH = 12
 _FULL_BYTES = 2**20
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pillow", "scikit-learn")
+_RECORDED_EXTRAS = ("open_clip_torch", "timm", "opencv-python-headless")
+"""Recorded where they are installed."""
 
 StageRunner = Callable[[Any, Mapping[str, Path], Path], dict[str, Any]]
 
@@ -258,16 +262,15 @@ def _lock(work: Path) -> TextIO:
 
 
 def _kept_and_dropped(counts: Mapping[str, Any]) -> str:
-    """`; 43 kept, 13 dropped (too_few_for_levels 13)` of a stage that makes or sorts Samples; "" of others."""
-    if "samples" not in counts:
-        return ""
-    drops = counts["drops"]
+    """`; 43 kept, 13 dropped (too_few_for_levels 13)`: what is kept only of a stage that makes or sorts Samples."""
+    drops = counts.get("drops", {})
     most = sorted(drops, key=lambda reason: -drops[reason])[:4]
     reasons = ", ".join(f"{reason} {drops[reason]}" for reason in most) + (
         ", ..." if len(drops) > len(most) else ""
     )
-    dropped = f", {sum(drops.values())} dropped ({reasons})" if drops else ""
-    return f"; {counts['samples']} kept{dropped}"
+    told = [f"{counts['samples']} kept"] if "samples" in counts else []
+    told += [f"{sum(drops.values())} dropped ({reasons})"] if drops else []
+    return f"; {', '.join(told)}" if told else ""
 
 
 def run_into(config: StageConfig, folder: Path, say: Callable[[str], None] = print) -> None:
@@ -327,9 +330,17 @@ def _manifest(
         "seconds": round(seconds, 2),
         "pathloom": __version__,
         "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in _RECORDED_PACKAGES},
+        "packages": {name: package_version(name) for name in _RECORDED_PACKAGES} | _extras(),
         "source_hash": _source_hash(),
     }
+
+
+def _extras() -> dict[str, str]:
+    found = {}
+    for name in _RECORDED_EXTRAS:
+        with suppress(PackageNotFoundError):
+            found[name] = package_version(name)
+    return found
 
 
 def _source_hash() -> str:

@@ -234,7 +234,7 @@ class ShardWriter:
     ) -> None:
         if kind is None:
             self._finish_shard()
-            write_json(self.sizes, self.folder / SIZES_FILE)
+            self._write_sizes()
         elif self._file is not None:
             self._file.close()
             self._partial.unlink(missing_ok=True)
@@ -271,9 +271,14 @@ class ShardWriter:
         self._file.close()
         self._partial.replace(self.folder / f"{self.shard:05d}.tar")
         self.sizes[f"{self.shard:05d}.tar"] = self._count
-        write_json(self.sizes, self.folder / SIZES_FILE)
+        self._write_sizes()
         self._tar = self._file = None
         self.shard, self._count = self.shard + 1, 0
+
+    def _write_sizes(self) -> None:
+        partial = self.folder / f"{SIZES_FILE}.partial"
+        write_json(self.sizes, partial)
+        partial.replace(self.folder / SIZES_FILE)
 
 
 def read_sizes(folder: Path) -> dict[str, int]:

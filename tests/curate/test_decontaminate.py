@@ -116,6 +116,20 @@ def test_a_training_picture_that_cannot_be_compared_is_dropped_and_a_held_out_on
     assert step.facts["benchmarks"]["made"]["pictures_not_compared"] == 1
 
 
+def test_a_held_out_picture_of_a_repeated_id_is_counted_as_not_compared(prepared):
+    bench = [shown("q", tissue(1), split="test"), shown("q", tissue(2), split="test", path="another.jpg")]
+    made = prepared([shown("a", tissue(3))], bench).facts["benchmarks"]["made"]
+
+    assert (made["pictures_compared"], made["pictures_not_compared"]) == (1, 1)
+
+
+def test_a_text_that_repeats_the_id_of_a_copied_picture_shares_its_fate(prepared):
+    train = [shown("a", tissue(1)), make_sample("a", images=())]
+    step = prepared(train, [shown("q", tissue(1), split="test")])
+
+    assert [step.change(sample).reason for sample in train] == ["held_out_hash", "held_out_hash"]
+
+
 def test_a_benchmark_of_texts_alone_and_a_training_set_of_texts_alone_are_no_error(prepared, tmp_path):
     bench = [make_sample("q", split="test", images=(), context=text(4))]
     train = [make_sample("a", images=(), context=text(4)), make_sample("b", images=())]
@@ -143,8 +157,32 @@ def test_stages_that_hold_nothing_out_and_features_of_other_samples_are_refused(
     step = DecontaminateStep(step="decontaminate", against=("bench",), features="seen")
     inputs = {"bench": written_stage(tmp_path / "bench", [shown("z", tissue(2), split="test")])}
     inputs["seen"] = tmp_path / "seen"
-    with pytest.raises(UserError, match=r"no held-out picture of bench can be compared .*held_out_features"):
+    with pytest.raises(UserError, match=r"no held-out picture of the source made can .*held_out_features"):
         step.prepare(lambda: iter([shown("a", tissue(1))]), inputs, 0)
+
+
+def test_one_stage_of_several_that_holds_nothing_out_is_named(tmp_path):
+    inputs = {
+        "held": written_stage(tmp_path / "held", [shown("q", tissue(1), split="test")]),
+        "open": written_stage(tmp_path / "open", [shown("r", tissue(2))]),
+        "seen": written_features(tmp_path / "seen", {"q": vector(0), "r": vector(1)}),
+    }
+    step = DecontaminateStep(step="decontaminate", against=("held", "open"), features="seen")
+
+    with pytest.raises(UserError, match=r"no Sample of open is held out.*`folds`"):
+        step.prepare(lambda: iter([]), inputs, 0)
+
+
+def test_a_benchmark_whose_pictures_no_features_know_is_named(tmp_path):
+    inputs = {
+        "one": written_stage(tmp_path / "one", [shown("q", tissue(1), split="test", source="bach")]),
+        "two": written_stage(tmp_path / "two", [shown("r", tissue(2), split="test", source="crc")]),
+        "seen": written_features(tmp_path / "seen", {"q": vector(0)}),
+    }
+    step = DecontaminateStep(step="decontaminate", against=("one", "two"), features="seen")
+
+    with pytest.raises(UserError, match="no held-out picture of the source crc can be compared"):
+        step.prepare(lambda: iter([]), inputs, 0)
 
 
 def test_the_stages_it_needs_are_named_once():

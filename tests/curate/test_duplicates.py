@@ -251,7 +251,33 @@ def test_what_cannot_be_compared_is_a_drop_with_its_reason(prepared, tmp_path):
     expected = {"broken": "truncated", "rowless": "no_features", "nan": "nan_features", "a": "repeated_id"}
     assert reasons(step, samples) == {**expected, "b": "near_copy"}
     assert not isinstance(step.change(samples[0]), Drop)
-    assert step.facts["not_compared"] == {"nan_features": 1, "no_features": 1, "truncated": 1}
+    assert step.facts["not_compared"] == {
+        "nan_features": 1,
+        "no_features": 1,
+        "repeated_id": 1,
+        "truncated": 1,
+    }
+
+
+def test_a_repeated_id_whose_first_picture_has_no_finite_vector_is_a_drop(prepared):
+    samples = [shown("a", tissue(1)), shown("a", tissue(2), path="another.jpg"), shown("b", tissue(3))]
+    step = prepared(samples, {"a": np.full(16, np.nan), "b": vector(0)})
+
+    found = [step.change(sample) for sample in samples]
+
+    assert [one.reason for one in found if isinstance(one, Drop)] == ["nan_features", "repeated_id"]
+
+
+def test_a_picture_under_a_repeated_id_is_compared_once_it_comes_under_its_own(prepared):
+    other = shown("a", tissue(2), path="another.jpg")
+    own = other.model_copy(update={"id": "c"})
+    samples = [shown("a", tissue(1)), other, shown("b", tissue(3)), own, shown("d", tissue(2))]
+    step = prepared(samples, {name: vector(row) for row, name in enumerate("abcd")})
+
+    found = [step.change(sample) for sample in samples]
+
+    assert [one.reason for one in found if isinstance(one, Drop)] == ["repeated_id", "near_copy"]
+    assert step.facts["not_compared"] == {}
 
 
 def test_one_sample_and_none_are_no_error(prepared, tmp_path):

@@ -97,6 +97,15 @@ def test_features_are_kept_for_a_second_run_and_what_has_none_is_a_drop(tmp_path
     assert first[2] == again[2]
 
 
+def test_other_pictures_under_the_same_ids_are_embedded_anew(tmp_path):
+    sets = [[caption("a", images=(make_image(seed),))] for seed in (1, 2)]
+    encoder = Encoder("eyes", image_dim=2, see=Eyes())
+
+    first, other = (image_features(entry(), "it", encoder, one, tmp_path)[0] for one in sets)
+
+    assert first[0, 0] != other[0, 0]
+
+
 def test_unit_vectors_have_length_one_and_zeros_stay():
     vectors = unit(np.array([[3.0, 4.0], [0.0, 0.0]]))
 

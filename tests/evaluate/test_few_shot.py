@@ -278,6 +278,18 @@ def test_where_a_class_has_fewer_pictures_the_table_says_how_many_were_taken(tmp
 
 
 @pytest.mark.usefixtures("mean_colour")
+def test_pictures_of_unknown_groups_are_not_said_to_have_torn_any(tmp_path):
+    _, (_, dealt) = run(
+        shades(8, "fold-0") + shades(9, "fold-1", start=8), tmp_path, splits=["grouped", "by_picture"]
+    )
+
+    assert any(note.startswith("No groups are known") for note in dealt.notes)
+    assert any(
+        "guessing gives 50.0 %, always the commonest tested class 52.9 %" in note for note in dealt.notes
+    )
+
+
+@pytest.mark.usefixtures("mean_colour")
 def test_copies_of_one_picture_make_a_gap_that_the_table_states_in_one_sentence(tmp_path):
     # The colour of a group says nothing about its class, but tells its copies from all other pictures.
     rng = np.random.default_rng(0)
@@ -376,12 +388,12 @@ def test_a_class_whose_training_features_are_all_nan_is_named_with_the_encoder(t
 @pytest.mark.usefixtures("mean_colour")
 def test_an_id_that_comes_again_and_a_sample_without_answer_are_dropped_and_counted(tmp_path):
     samples = shades(12, "train") + shades(6, "test", start=12)
-    unlabelled = tile("nameless", "", "train", (1, 2, 3))
+    unlabelled = [tile(name, name, "train", (1, 2, 3)) for name in ("", " ")]
 
-    counts, _ = run([*samples, samples[0], unlabelled], tmp_path)
+    counts, _ = run([*samples, samples[0], *unlabelled], tmp_path)
 
     assert counts["samples_measured"] == 18
-    assert counts["drops"] == {"duplicate_id": 1, "no_label": 1}
+    assert counts["drops"] == {"duplicate_id": 1, "no_label": 2}
 
 
 def only(label: str, samples: list[Sample]) -> list[Sample]:

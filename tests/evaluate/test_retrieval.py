@@ -191,6 +191,7 @@ def test_a_picture_that_finds_its_caption_need_not_be_found_by_it(toy: Toy) -> N
     images = np.array([[1.0, 0.0], [0.6, 0.8]])
     texts = np.array([[1.0, -0.1], [0.9, 0.3]])
     toy.run([caption_pair(i) for i in range(2)], {"toy": (images, texts)}, config(recall_at=[1]))
+    assert "mean: of the recalls at 1." in toy.board().notes[0]
     assert toy.values() == {
         retrieval_column("i2t", 1): 100.0,
         retrieval_column("t2i", 1): 50.0,
@@ -409,9 +410,9 @@ def test_encoders_are_compared_with_the_first_on_the_same_pairs(toy: Toy) -> Non
         np.mean([toy.values(row)[retrieval_column(way, None)] for way in ("i2t", "t2i")]) for row in (0, 1)
     ]
     assert better.difference == pytest.approx(means[1] - means[0])
+    assert better.metric == "mean recall of both directions, per cent"
     assert better.low > 0
-    assert better.p_value is not None
-    assert better.p_value < 0.05
+    assert better.p_value is not None and better.p_value < 0.05  # noqa: PT018
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 

@@ -239,8 +239,8 @@ def test_encoders_are_compared_with_the_first_on_the_same_pictures(tmp_path, pro
 
     by_accuracy, by_balance = measured.comparisons
     assert (by_accuracy.before, by_accuracy.after) == ("encoder 1", "encoder 2")
-    assert (by_accuracy.metric, by_balance.metric) == ("accuracy", "balanced_accuracy")
-    assert by_accuracy.difference == pytest.approx(8 / 30)
+    assert (by_accuracy.metric, by_balance.metric) == ("accuracy, per cent", "balanced_accuracy, per cent")
+    assert by_accuracy.difference == pytest.approx(100 * 8 / 30)
     assert by_accuracy.n == 30
     assert by_accuracy.low > 0
     assert [row.values[0] for row in measured.boards[0].rows[:2]] == pytest.approx([100 * 22 / 30, 100.0])
@@ -309,7 +309,7 @@ def test_all_names_in_all_templates_weigh_the_same(prompts):
         ([cell(0, "", "low")], {}, "none of 1 Samples has an answer"),
         ([cell(0, "low", "low", task="yes_no")], {}, "no held-out Sample of label or choice"),
         ([cell(0, "low", "low", split="train")], {}, "no held-out Sample"),
-        ([cell(0, "low", "low")], {"source": "phantom"}, "no Sample is of the source 'phantom'; there is made"),
+        ([cell(0, "low", "low")], {"source": "phantom"}, "no held-out Sample .* of the source 'phantom'"),
     ],
 )  # fmt: skip
 def test_data_that_do_not_fit_the_prompts_are_refused_before_an_encoder_is_loaded(
@@ -342,11 +342,12 @@ def test_one_source_of_a_stage_can_be_a_set(tmp_path, prompts, use):
     use(sees_blue())
     other = Origin(source="other", source_id="x", licence="CC0-1.0", group="x")
     samples = [*samples_of(CONFUSION), cell(99, "unheard of", "low", origin=other)]
+    samples += [cell(98, "low", "low", origin=other, images=())]  # no Drop of this set
     one = {"name": "cells", "samples": ["cells"], "prompts": str(prompts), "source": "made"}
 
     counts, _, _ = run(config(prompts, sets=[one]), {"cells": samples}, tmp_path)
 
-    assert counts["samples_measured"] == 30
+    assert (counts["samples_measured"], counts["drops"]) == (30, {})
 
 
 def test_features_that_are_not_finite_count_as_wrong_and_pictures_nobody_reads_do_not_count(
@@ -371,7 +372,7 @@ def test_features_that_are_not_finite_count_as_wrong_and_pictures_nobody_reads_d
         assert len(measured.confusions[1].counts[0]) == 3
         assert [line["answer"] for line in lines if line["sample_id"] == "cell/0"] == [None, "low"]
         assert not any(line["sample_id"] == "cell/29" for line in lines)
-        assert measured.comparisons[0].difference == pytest.approx(1 / 29)
+        assert measured.comparisons[0].difference == pytest.approx(100 / 29)
         notes = " ".join(measured.boards[0].notes)
         assert "1 pictures could not be read" in notes
         assert "encoder 1 has no finite features of 1 pictures" in notes
@@ -477,8 +478,18 @@ def test_the_column_of_means_is_the_mean_of_the_columns(tmp_path, prompts, use):
         for row in board.rows:
             *of_sets, mean = (value for value in row.values if value is not None)
             assert mean == pytest.approx(sum(of_sets) / 2)
+    assert not any("independent" in note for note in measured.boards[0].notes)
     assert measured.boards[2].columns == ("easy",)  # kappa for the ordered set only
     assert measured.boards[2].rows[0].values[0] == 1.0
+
+
+def test_a_mean_over_sets_that_share_groups_is_said_to_be_too_sure(tmp_path, prompts, use):
+    use(sees_blue())
+    sets = [{"name": name, "samples": ["cells"], "prompts": str(prompts)} for name in ("one", "same")]
+
+    _, measured, _ = run(config(prompts, sets=sets), {"cells": samples_of(CONFUSION)}, tmp_path)
+
+    assert any("too narrow" in note for note in measured.boards[0].notes)
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path, prompts, use):

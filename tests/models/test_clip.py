@@ -1,17 +1,23 @@
 """CLIP models for training: texts cut short give the same numbers, and what open_clip would load wrong is refused."""
 
+import json
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
-from open_clip import CLIP, CustomTextCLIP
+from open_clip import CLIP, CustomTextCLIP, factory
+from safetensors.torch import save_file
 
-from pathloom.models.clip import check_clip
+from pathloom.models.clip import check_clip, load_clip, open_trainable
 from pathloom.models.clip_fast import PatchProjection, SelfAttention, quicken
 from pathloom.models.clip_presets import CLIP_PRESETS, find_clip_preset
 from pathloom.models.clip_text import shorten_texts
 from pathloom.stage import UserError
+from pathloom.train import contrastive_config
 from pathloom.train.contrastive_config import ContrastiveConfig
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
@@ -127,6 +133,8 @@ def entry(**model: str) -> ContrastiveConfig:
         ),
         ({"preset": "clip-micro"}, "no preset 'clip-micro'; known: clip-nano"),
         ({"folder": "/nowhere"}, "/nowhere/open_clip_config.json is not there"),
+        ({"open_clip": "coca_ViT-B-32"}, "coca_ViT-B-32: CoCa needs a loss of its own"),
+        ({"open_clip": "hf-hub:a/b", "pretrained": "openai"}, "hf-hub:a/b brings its own weights; leave it"),
     ],
 )
 def test_a_model_that_cannot_be_trained_from_is_refused_before_the_first_stage(
@@ -134,6 +142,57 @@ def test_a_model_that_cannot_be_trained_from_is_refused_before_the_first_stage(
 ):
     with pytest.raises(UserError, match=message):
         entry(**model).check()
+
+
+def test_a_folder_is_told_as_folder_so_that_its_files_are_part_of_the_key():
+    with pytest.raises(ValueError, match="a folder is given as `folder`"):
+        entry(open_clip="local-dir:/models/clip")
+
+
+def test_a_missing_extra_is_told_before_the_first_stage(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(contrastive_config, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"clip: .* pip install 'pathloom\[embed\]'"):
+        entry(preset="clip-nano").check()
+
+
+@pytest.mark.parametrize("fault", ["cut", "unknown key", "missing key"])
+def test_a_folder_that_open_clip_cannot_load_is_told_with_its_name(fault: str, tmp_path: Path):
+    model_cfg: dict[str, Any] = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
+    save_file(
+        CLIP(**json.loads(json.dumps(model_cfg))).state_dict(), tmp_path / "open_clip_model.safetensors"
+    )
+    if fault == "cut":
+        os.truncate(tmp_path / "open_clip_model.safetensors", 500)
+    elif fault == "unknown key":
+        model_cfg["depth"] = 3
+    else:
+        del model_cfg["vision_cfg"]
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
+
+    name = f"local-dir:{tmp_path}"
+    with pytest.raises(UserError, match=f"model {name}: "):
+        open_trainable(name, None, siglip=False, precision="fp32", device="cpu", seed=0)
+    with pytest.raises(UserError, match=f"encoder {name}: "):
+        load_clip(name, None)
+
+
+def test_a_hub_model_never_begins_at_random(monkeypatch: pytest.MonkeyPatch):
+    """open_clip goes on with a warning where the hub gives the configuration and not the weights."""
+    model_cfg = {"embed_dim": 16, "vision_cfg": dict(VISION), "text_cfg": dict(TEXT)}
+    monkeypatch.setattr(factory, "_get_hf_config", lambda *given, **named: {"model_cfg": model_cfg})
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: model_cfg)
+
+    def refuse(*given: Any, **named: Any) -> str:
+        raise FileNotFoundError("gated")
+
+    monkeypatch.setattr(factory, "download_pretrained_from_hf", refuse)
+    with pytest.raises(UserError, match=r"model hf-hub:org/name: .*could not be loaded"):
+        open_trainable("hf-hub:org/name", None, siglip=False, precision="fp32", device="cpu", seed=0)
+
+
+def test_an_encoder_with_another_activation_than_its_weights_had_is_refused():
+    with pytest.raises(UserError, match="give open_clip: ViT-B-16-quickgelu"):
+        load_clip("ViT-B-16", "openai")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +216,20 @@ def test_weights_in_a_pickle_are_refused(tmp_path: Path):
     (tmp_path / "open_clip_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"open_clip_pytorch_model.bin is a pickle"):
         entry(folder=str(tmp_path)).check()
+
+
+def test_a_pickle_that_would_run_code_is_not_loaded_as_an_encoder(tmp_path: Path):
+    class Runs:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    model_cfg = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
+    (tmp_path / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps(Runs()))
+
+    with pytest.raises(UserError, match=r"a pickle of more than tensors .* save them as .safetensors"):
+        load_clip(f"local-dir:{tmp_path}", None)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_without_weights_is_refused_where_open_clip_would_begin_at_random(tmp_path: Path):

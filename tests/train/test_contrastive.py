@@ -53,7 +53,7 @@ def recorded(
     clip = open_trainable(
         f"local-dir:{folder}", None, siglip=False, precision="fp32", device="cpu", seed=config.seed
     )
-    corpus = read_corpus(config, {"shards": shards})
+    corpus = read_corpus(config.name, config.shards, {"shards": shards})
     pairs = Pairs(corpus, PairOrder(corpus, {}, config.seed), clip, config)
     places = Places(config.batch_size, config.accumulate, 0, 1, 0, STEPS_BY_HAND)
     transform = training_transform(clip, config.crop_scale)
@@ -71,7 +71,7 @@ def by_hand(
     """The losses of `open_clip_train.main` with these arguments on these batches."""
     import open_clip_train.main as by_open_clip
 
-    class Loader(list):  # type: ignore[type-arg]
+    class Loader(list):
         num_batches = len(batches)
         num_samples = len(batches) * len(batches[0][0])
 
@@ -113,7 +113,7 @@ def test_the_loss_path_is_that_of_open_clip_by_hand(
     monkeypatch: pytest.MonkeyPatch,
 ):
     config = entry(max_steps=STEPS_BY_HAND, save_steps=7, **changes)
-    corpus = read_corpus(config, {"shards": shards})
+    corpus = read_corpus(config.name, config.shards, {"shards": shards})
     write_preset(TINY, [corpus.caption(pair) for pair in range(len(corpus))], tmp_path / "start")
     corpus.close()
     batches = recorded(config, shards, tmp_path / "start")
@@ -173,6 +173,15 @@ def test_a_second_stage_goes_on_from_the_first(shards: Path, tmp_path: Path):
     card = json.loads((tmp_path / "second" / "pathloom_card.json").read_text())
     assert card["base"] == "clip-tiny > clip"
     assert card["trained_on"] == ["chalk", "paint"], "what the first stage saw counts too"
+
+
+def test_a_card_that_is_none_is_told_before_the_first_step(shards: Path, tmp_path: Path):
+    train(entry(max_steps=1), shards, tmp_path / "first")
+    (tmp_path / "first" / "pathloom_card.json").write_text('{"name": "clip"}')
+
+    with pytest.raises(UserError, match=r"first/pathloom_card.json: is no card of a CLIP model"):
+        train(entry(model={"folder": str(tmp_path / "first")}), shards, tmp_path / "second")
+    assert not (tmp_path / "second" / "open_clip_model.safetensors").exists()
 
 
 class StopHereError(Exception):

@@ -1,6 +1,7 @@
 """The order of pairs and what stands in a step: pure functions of the seed, whatever is broken or missing."""
 
 import io
+import json
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -27,7 +28,7 @@ from pathloom.train.contrastive_data import (
     read_corpus,
     training_transform,
 )
-from pathloom.webdataset import ShardWriter
+from pathloom.webdataset import ShardWriter, index_tar
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def order_of(weights: dict[str, float], tmp_path: Path, seed: int = 0) -> PairOr
     if not folders["many"].exists():
         write_shards(folders["many"], 90, 10)
         write_shards(folders["few"], 20, 10)
-    return PairOrder(read_corpus(config, folders, quiet=True), weights, seed)
+    return PairOrder(read_corpus(config.name, config.shards, folders, quiet=True), weights, seed)
 
 
 def test_an_epoch_holds_every_pair_once_and_each_epoch_has_its_own_order(tmp_path: Path):
@@ -100,7 +101,7 @@ def test_the_parts_of_processes_and_of_accumulation_make_up_the_step():
 
 
 def pairs_of(config: ContrastiveConfig, shards: Path, clip: TrainableClip) -> tuple[Corpus, Pairs]:
-    corpus = read_corpus(config, {"shards": shards}, quiet=True)
+    corpus = read_corpus(config.name, config.shards, {"shards": shards}, quiet=True)
     return corpus, Pairs(corpus, PairOrder(corpus, {}, config.seed), clip, config)
 
 
@@ -162,7 +163,8 @@ def test_broken_pictures_and_long_captions_are_counted_and_no_step_is_short(tmp_
     assert counts["captions_cut"] == 2
     drops = read_jsonl(tmp_path / "out" / "drops" / "00000.jsonl")
     assert Counter(drop["reason"] for drop in drops) == reasons
-    assert "shards/00000.tar/000000003" in {drop["sample_id"] for drop in drops}
+    names = {drop["sample_id"] for drop in drops}
+    assert names >= {"shards/00000.tar/000000003", "shards/00001.tar/000000020"}
     assert len(losses(tmp_path / "out")) == 8
 
 
@@ -176,6 +178,38 @@ def test_shards_without_a_readable_picture_stop_the_run(workers: int, tmp_path: 
         UserError, match="100 pairs in a row have no readable picture, the first: not_an_image"
     ):
         train(entry(), tmp_path / "shards", tmp_path / "out")
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 128}, {"weights": {"shards": 1e-3}}])
+def test_an_epoch_of_fewer_pairs_than_a_step_is_refused(changes: Any, shards: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"clip.batch_size: \d+, but an epoch has (120|0) pairs"):
+        train(entry(**changes), shards, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_scale": (2.0, 1.0)}, "0 < smallest <= largest <= 1"),
+        ({"shards": ("a", "a")}, "a stands twice"),
+    ],
+)
+def test_an_entry_that_cannot_be_meant_is_refused(changes: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        entry(**changes)
+
+
+def test_facts_that_are_no_object_name_their_stage(tmp_path: Path):
+    shards = write_shards(tmp_path / "shards", 8, 8)
+    whole = (shards / "00000.tar").read_bytes()
+    facts = index_tar(shards / "00000.tar").facts
+    for (start, length), told in zip(facts[:3], (b"[1]", b"null", b"\xff"), strict=True):
+        whole = whole[:start] + told.ljust(length) + whole[start + length :]
+    (shards / "00000.tar").write_bytes(whole)
+
+    train(entry(max_steps=1), shards, tmp_path / "out")
+
+    card = json.loads((tmp_path / "out" / "pathloom_card.json").read_text())
+    assert card["trained_on"] == ["paint", "shards"]
 
 
 def test_a_stage_without_a_whole_pair_is_refused(tmp_path: Path):

@@ -12,13 +12,13 @@ from tests.fixtures import encoded, make_sample, picture
 from pathloom.ingest.pairs import PairsConfig
 from pathloom.schema import Image, Origin, Sample
 from pathloom.shards import run_ingest
-from pathloom.stage import UserError, read_jsonl
+from pathloom.stage import UserError, read_jsonl, write_json
 from pathloom.store import read_samples, write_samples
 from pathloom.train import pack
 from pathloom.train.contrastive_config import WebdatasetConfig
 from pathloom.train.pack import run_pack
 from pathloom.train.rows import LeakError
-from pathloom.webdataset import index_tar, read_span
+from pathloom.webdataset import index_tar, read_sizes, read_span
 
 
 def caption(name: str, *, group: str = "", source: str = "made", **fields: Any) -> Sample:
@@ -123,6 +123,38 @@ def test_larger_pictures_are_made_smaller_and_say_so(tmp_path):
         assert (opened.format, opened.size) == ("JPEG", (40, 20))
     assert (l_suffix, l_facts["width"], l_facts["height"]) == ("jpg", 40, 20)
     assert (s_suffix, s_data) == ("png", small)
+
+
+def test_a_sample_without_a_caption_is_a_drop_and_no_half_pair(tmp_path):
+    empty = caption("b").model_copy(update={"answer": " "})
+    counts = packed(tmp_path, [caption("a"), empty])
+    assert (counts["pairs"], counts["drops"]) == (1, {"no_caption": 1})
+    assert [facts["sample_id"] for _, _, facts in pairs_in(tmp_path / "out")] == ["a"]
+
+
+def test_no_sample_is_packed_twice(tmp_path):
+    with pytest.raises(UserError, match=r"sample b is in stage0 and in stage1, .*`dataset` name"):
+        packed(tmp_path, [caption("a"), caption("b")], [caption("b")])
+    with pytest.raises(ValueError, match="caps stands twice"):
+        WebdatasetConfig(name="tars", kind="webdataset", samples=("caps", "caps"))
+
+
+def test_a_kill_while_sizes_are_written_leaves_the_sizes_before(tmp_path, monkeypatch):
+    samples = [caption(str(n)) for n in range(8)]
+
+    def killed(value: Any, path: Path) -> None:
+        write_json(value, path)
+        if len(value) == 2:
+            path.write_text(path.read_text()[:-9])
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathloom.webdataset.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            packed(tmp_path, samples, per_shard=4)
+    assert read_sizes(tmp_path / "out") == {"00000.tar": 4}
+    assert packed(tmp_path, samples, per_shard=4)["pairs"] == 8
+    assert read_sizes(tmp_path / "out") == {"00000.tar": 4, "00001.tar": 4}
 
 
 def test_a_picture_that_cannot_be_read_is_a_drop_beside_the_tars(tmp_path):

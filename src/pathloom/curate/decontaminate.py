@@ -73,10 +73,16 @@ class DecontaminateStep(NearCopyStep):
             stages = (read_samples(inputs[name]) for name in self.against)
             return (sample for stage in stages for sample in stage if sample.split != _TRAIN)
 
+        for name in self.against:
+            if all(sample.split == _TRAIN for sample in read_samples(inputs[name])):
+                raise UserError(
+                    f"step {self.step}: no Sample of {name} is held out: all are of the split {_TRAIN}; give its "
+                    "ingest `folds` or a `test_share`, or take it out of `against`"
+                )
         ours = look(training(), our_features, self.features)
         theirs = look(held_out(), their_features, self._their_features)
         texts = _HeldOutTexts(held_out(), self)
-        self._check_held_out(theirs, texts)
+        self._check_held_out(theirs)
         copies: dict[int, Copy] = {}
         for copy in near_copies(self, ours, training, theirs, held_out):
             best = copies.get(copy.one)
@@ -99,19 +105,15 @@ class DecontaminateStep(NearCopyStep):
 
         return Prepared(change, _facts(ours, theirs, texts, found))
 
-    def _check_held_out(self, theirs: Pictures, texts: "_HeldOutTexts") -> None:
-        """Raises UserError where there is nothing to compare with."""
-        named = ", ".join(self.against)
-        if not texts.num_samples:
-            raise UserError(
-                f"step {self.step}: no Sample of {named} is held out: all are of the split {_TRAIN}"
-            )
-        if not theirs.ids and theirs.faults:
-            reason, detail = next(iter(theirs.faults.values()))
-            raise UserError(
-                f"step {self.step}: no held-out picture of {named} can be compared ({reason}: {detail}); "
-                "held_out_features must name the stage embed that saw them"
-            )
+    def _check_held_out(self, theirs: Pictures) -> None:
+        """Raises UserError for a benchmark none of whose pictures can be compared: it would pass as clean."""
+        compared = {source for source, _ in theirs.clusters}
+        for (source, _, _), (reason, detail) in theirs.faults.items():
+            if source not in compared:
+                raise UserError(
+                    f"step {self.step}: no held-out picture of the source {source} can be compared ({reason}: "
+                    f"{detail}); held_out_features must name a stage embed that saw all of `against`"
+                )
 
     def _found(
         self,
@@ -121,9 +123,9 @@ class DecontaminateStep(NearCopyStep):
         copies: Mapping[int, Copy],
         texts: "_HeldOutTexts",
     ) -> "_Found | None":
-        row = ours.row_of.get(sample.id)
-        if row is not None and row in copies and ours.fault(sample) is None:
-            copy = copies[row]
+        row = ours.row_of.get(sample.id) if sample.images and ours.fault(sample) is None else None
+        copy = None if row is None else copies.get(row)
+        if copy is not None:
             source, _ = theirs.clusters[copy.other]
             return _Found(copy.by, theirs.ids[copy.other], source, str(copy))
         like = texts.find(sample)
@@ -175,10 +177,6 @@ class _HeldOutTexts:
                 self._index.add(text, sample_id)
         self._index.close()
         self.num_texts, self.num_templates = len(first) - len(self._templates), len(self._templates)
-
-    @property
-    def num_samples(self) -> int:
-        return self.samples.total()
 
     def find(self, sample: Sample) -> tuple[str, float] | None:
         """Id and Jaccard of the held-out Sample whose text is most like one of this Sample's."""

@@ -11,7 +11,8 @@ picture of one colour has neither hash nor points, so it is a copy of nothing.
 
 Memory for n pictures and vectors of d numbers: n x (63 + 4 d) bytes, and about 1 kB each for ids and groups: 5 GB for
 1.6 million at d = 512; 40 kB of local points for each candidate that is held (of `decontaminate`: of the held-out side
-only); 0.2 kB for each pair; blocks of 256 MB.
+only); 0.2 kB for each pair; blocks of 256 MB. Where vectors repeat or are not finite, the others are copied once: 4 d
+bytes more for each.
 """
 
 import importlib.util
@@ -30,7 +31,7 @@ from pathloom.curate.perceptual_hash import Signs, hash_pairs, hash_signs
 from pathloom.curate.registration import Points, points_of, shared_points
 from pathloom.curate.step import StepConfig
 from pathloom.images import BadImage, load_pixels
-from pathloom.nearest import top_k
+from pathloom.nearest import finite_rows, top_k
 from pathloom.schema import Sample
 from pathloom.stage import UserError
 
@@ -92,6 +93,11 @@ class Copy:
 
 _Picture = tuple[str, str, str]
 
+_REPEATED = (
+    "repeated_id",
+    "an earlier Sample of this id has another picture: features cannot tell them apart",
+)
+
 
 @dataclass
 class Pictures:
@@ -112,10 +118,7 @@ class Pictures:
         if picture in self.faults:
             return self.faults[picture]
         if self.row_of.get(sample.id) != self.row_of_picture.get(picture):
-            return (
-                "repeated_id",
-                "an earlier Sample of this id has another picture: features cannot tell them apart",
-            )
+            return _REPEATED
         return None
 
 
@@ -144,9 +147,11 @@ def look(samples: Iterable[Sample], features: "Features", stage: str) -> Picture
         if not sample.images:
             continue
         picture = _picture(sample)
-        if picture not in seen.row_of_picture and picture not in seen.faults:
+        if picture not in seen.row_of_picture and seen.faults.get(picture, _REPEATED) is _REPEATED:
             if sample.id in seen.row_of:
-                continue  # a repeated id, which `fault` tells
+                seen.faults[picture] = _REPEATED  # unless a later Sample has it under an id of its own
+                continue
+            seen.faults.pop(picture, None)
             if sample.id not in features.rows:
                 seen.faults[picture] = ("no_features", f"no row in {stage}; missing.jsonl there says why")
                 continue
@@ -163,10 +168,11 @@ def look(samples: Iterable[Sample], features: "Features", stage: str) -> Picture
             seen.row_of.setdefault(sample.id, seen.row_of_picture[picture])
     seen.signs = np.array(signs, np.int8).reshape(-1, 63)
     seen.vectors = features.of(seen.ids)
-    bad = ~np.isfinite(seen.vectors).all(axis=1)
+    bad = ~finite_rows(seen.vectors)
     if bad.any():
-        seen = _without(seen, np.asarray(bad), stage)
-    seen.vectors /= np.maximum(np.linalg.norm(seen.vectors, axis=1, keepdims=True), 1e-12)
+        seen = _without(seen, bad, stage)
+    lengths = np.sqrt(np.einsum("ij,ij->i", seen.vectors, seen.vectors))  # norm would square a copy
+    seen.vectors /= np.maximum(lengths, 1e-12)[:, None]
     return seen
 
 
@@ -252,7 +258,7 @@ def _points(samples: Iterable[Sample], seen: Pictures, wanted: set[int]) -> Iter
     bar = tqdm(desc="local points", total=len(left), unit="picture", leave=False)
     with bar:
         for sample in samples:
-            row = seen.row_of_picture.get(_picture(sample)) if sample.images else None
+            row = seen.row_of.get(sample.id) if sample.images and seen.fault(sample) is None else None
             if row in left:
                 left.discard(row)
                 bar.update()

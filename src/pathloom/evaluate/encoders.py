@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from pathloom.card import CARD_FILE
 from pathloom.evaluate.encoders_config import EncodersConfig, RetrievalSet, ZeroShotSet
-from pathloom.evaluate.report_records import BOARDS_FILE, Measured
+from pathloom.evaluate.metrics import Difference
+from pathloom.evaluate.report_records import BOARDS_FILE, Comparison, Measured
 from pathloom.images import BadImage, load_pixels
 from pathloom.models.embed import Encoder, encoder_stages, load_encoder
 from pathloom.schema import Drop, Sample
@@ -135,9 +136,12 @@ def image_features(
 
 
 def _key(encoder: Encoder, samples: Sequence[Sample]) -> str:
+    """Of the weights and the pictures: two stages may hold other pictures under the same ids."""
     digest = hashlib.sha256(encoder.name.encode())
     for sample in samples:
-        digest.update(f"{sample.id}\0".encode())
+        picture = sample.images[0]
+        digest.update(f"\0{sample.id}\0{picture.path}\0".encode())
+        digest.update(hashlib.sha256(picture.data or b"").digest())
     return digest.hexdigest()[:16]
 
 
@@ -149,6 +153,21 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     """Each row brought to length 1; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1.0)
+
+
+def comparison(before: str, after: str, benchmark: str, metric: str, found: Difference) -> Comparison:
+    """A paired difference of shares, in points of per cent as on the boards beside it."""
+    return Comparison(
+        before=before,
+        after=after,
+        benchmark=benchmark,
+        metric=f"{metric}, per cent",
+        difference=100 * found.difference,
+        low=100 * found.low,
+        high=100 * found.high,
+        n=found.n,
+        p_value=found.p_value,
+    )
 
 
 def write_measured(measured: Measured, out: Path) -> None:

@@ -105,8 +105,8 @@ def _read(
     samples, drops = read_set(
         config, entry.samples, inputs, lambda s: s.task in TASKS and entry.source in (None, s.origin.source)
     )
-    found = [sample for sample in samples if sample.answer]
-    drops += [drop_of(config, sample, "no_label") for sample in samples if not sample.answer]
+    found = [sample for sample in samples if sample.answer.strip()]
+    drops += [drop_of(config, sample, "no_label") for sample in samples if not sample.answer.strip()]
     if not found:
         of_source = f" of {entry.source}" if entry.source else ""
         raise UserError(

@@ -1,5 +1,6 @@
 """Few-shot curves as boards: accuracies with intervals, the runs as boxes, and in words what the table must say."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -110,11 +111,13 @@ def _published(config: FewShotConfig, entry: FewShotSet) -> list[BoardRow]:
 
 # -------------------------------------------------------------------------------------------- the notes
 def _notes(config: FewShotConfig, split: str, of_set: Sequence[Curve], chance: float) -> list[str]:
+    answers = Counter(sample.answer for sample in of_set[0].tested)
+    commonest = PERCENT * max(answers.values()) / answers.total()
     notes = [
         _protocol(split, of_set[0]),
         f"Accuracy: mean over {config.num_runs} subsets (numpy seeds {FIRST_SEED + 1} to "
         f"{FIRST_SEED + config.num_runs}) of as many pictures a class as the column says; "
-        f"guessing gives {chance:.1f} %.",
+        f"guessing gives {chance:.1f} %, always the commonest tested class {commonest:.1f} %.",
         _interval_note(of_set[0].tested),
     ]
     notes += _shortages(config, of_set[0])
@@ -144,13 +147,13 @@ def _protocol(split: str, curve: Curve) -> str:
         else "one training and one test side"
     )
     paper = "The paper (Patho-R1) trains and tests on folders whose split is not known; the probe is its own otherwise."
+    if len(groups) == len(curve.tested) and (folds or split == "grouped"):
+        return f"No groups are known: each picture is a group of its own ({test}). {paper}"
     if split == "by_picture":
         return (
             f"Pictures were dealt to the sides at random within each class, without regard to groups ({test}): "
             f"pictures of one group stand on both sides, so this says little about new patients or slides. {paper}"
         )
-    if len(groups) == len(curve.tested):
-        return f"No groups are known: each picture is a group of its own ({test}). {paper}"
     return f"No group stands on both sides ({test}; {len(groups)} groups are tested). {paper}"
 
 

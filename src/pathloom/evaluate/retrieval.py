@@ -11,7 +11,7 @@ Rules, which every board states:
 - All encoders of a board answer for the same pairs: one that any of them cannot take is a Drop for all.
 
 A caption that occurs twice is encoded once, so that its copies have one vector; a caption longer than an encoder's
-context is cut by its tokenizer. In memory: the pictures' files of a set and the features of all encoders.
+context is cut by its tokenizer. In memory: the pictures' files and, of all encoders, the features of all sets.
 """
 
 from collections import Counter
@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from pathloom.evaluate.encoders import (
     DROPS_FILE,
+    comparison,
     drop_of,
     each_encoder,
     held_out_set,
@@ -35,7 +36,13 @@ from pathloom.evaluate.encoders import (
 )
 from pathloom.evaluate.encoders_config import RetrievalConfig, RetrievalSet
 from pathloom.evaluate.metrics import Scored, compare_runs, interval_of, resampled_sums, resampling_unit
-from pathloom.evaluate.published import DIGITS, published_notes, published_retrieval, retrieval_column
+from pathloom.evaluate.published import (
+    DIGITS,
+    RECALL_AT,
+    published_notes,
+    published_retrieval,
+    retrieval_column,
+)
 from pathloom.evaluate.report_records import Board, BoardRow, Cell, Comparison, Measured
 from pathloom.models.embed import Encoder
 from pathloom.nearest import TIE, pair_ranks
@@ -45,7 +52,7 @@ from pathloom.tasks.parsing import normalise
 from pathloom.tasks.task import Score
 
 TASK = "caption"
-COMPARED = "mean recall of both directions, per cent"
+COMPARED = "mean recall of both directions"
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -291,19 +298,7 @@ def _compare(
         result = compare_runs(
             [before], [_scored(samples, mean)], seed=config.seed, num_resamples=config.num_resamples
         )
-        comparisons.append(
-            Comparison(
-                before=found[0].encoder,
-                after=one.encoder,
-                benchmark=name,
-                metric=COMPARED,
-                difference=100 * result.difference,
-                low=100 * result.low,
-                high=100 * result.high,
-                n=result.n,
-                p_value=result.p_value,
-            )
-        )
+        comparisons.append(comparison(found[0].encoder, one.encoder, name, COMPARED, result))
     return comparisons
 
 
@@ -323,10 +318,11 @@ def _notes(
     unit_drawn = (
         f"{clusters} groups" if resampling_unit(_scored(samples, np.zeros(n))) == "group" else "pairs"
     )
+    as_printed = ", the paper's Aver" if config.recall_at == RECALL_AT else ""
     notes = [
         f"{n:,} pairs. i2t: the caption of a picture is looked for among all {n:,} captions; t2i: the picture of a "
-        f"caption among all {n:,} pictures; mean: of the recalls at {', '.join(map(str, config.recall_at))}, the "
-        "paper's Aver.",
+        f"caption among all {n:,} pictures; mean: of the recalls at {', '.join(map(str, config.recall_at))}"
+        f"{as_printed}.",
         f"A random order of the items reaches {chance}.",
         f"{shared:,} pairs share their caption (case, spaces and a closing full stop aside) with another pair; that "
         f"other pair's item {counts}. A tie, two cosines at most {TIE:g} apart, counts against the model.",

@@ -8,7 +8,7 @@ class that comes first in the prompt file.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from pathloom.evaluate.class_prompts import ClassPrompts, nearest, read_prompts
 from pathloom.evaluate.encoders import (
     DROPS_FILE,
     NOT_FINITE,
+    comparison,
     drop_of,
     each_encoder,
     held_out_set,
@@ -40,7 +41,7 @@ from pathloom.evaluate.encoders import (
 )
 from pathloom.evaluate.encoders_config import ZeroShotConfig, ZeroShotSet
 from pathloom.evaluate.measure import SCORES
-from pathloom.evaluate.metrics import Difference, Floats, Interval, Scored, compare, resampling_unit
+from pathloom.evaluate.metrics import Floats, Interval, Scored, compare, resampling_unit
 from pathloom.evaluate.published import DIGITS, MEAN, published_notes, published_zero_shot
 from pathloom.evaluate.report_records import Board, BoardRow, Cell, Comparison, Confusion, Measured
 from pathloom.evaluate.select import NO_CONTROL
@@ -102,14 +103,14 @@ def run_zero_shot(config: ZeroShotConfig, inputs: Mapping[str, Path], out: Path)
 # --------------------------------------------------------------------------------------- prompts and data
 def _column(config: ZeroShotConfig, one: ZeroShotSet, inputs: Mapping[str, Path]) -> Column:
     prompts = read_prompts(one.prompts)
-    samples, drops = held_out_set(config, one, inputs, lambda s: s.task in TASKS, " or ".join(TASKS))
-    if one.source is not None:
-        known = sorted({sample.origin.source for sample in samples})
-        samples = [sample for sample in samples if sample.origin.source == one.source]
-        if not samples:
-            raise UserError(
-                f"{config.name}: set {one.name}: no Sample is of the source {one.source!r}; there is {', '.join(known)}"
-            )
+    of_source = f" of the source {one.source!r}" if one.source else ""
+    samples, drops = held_out_set(
+        config,
+        one,
+        inputs,
+        lambda s: s.task in TASKS and one.source in (None, s.origin.source),
+        f"{' or '.join(TASKS)}{of_source}",
+    )
     drops += [drop_of(config, sample, "no_label") for sample in samples if not sample.answer.strip()]
     samples = [sample for sample in samples if sample.answer.strip()]
     if not samples:
@@ -286,6 +287,12 @@ def _accuracy_board(
         )
     if len(names) > 1:
         notes.append(f"The column {MEAN} is the plain mean over the sets, whatever their sizes.")
+        clusters = [{sample.origin.cluster for sample in column.samples} for column in columns]
+        if sum(map(len, clusters)) > len(set().union(*clusters)):
+            notes.append(
+                f"Some groups stand in more than one set; the intervals of {MEAN} take the sets as independent and are "
+                "too narrow."
+            )
     return Board(
         stage=config.name,
         title="Zero-shot: accuracy, per cent",
@@ -387,13 +394,9 @@ def _comparisons(
         if len(names) > 1:
             for metric, formula in (("accuracy", accuracy), ("balanced_accuracy", balanced_accuracy)):
                 found = compare_sets(tallied[first], tallied[name], formula)
-                yield _comparison(first, name, MEAN, metric, found)
+                yield comparison(first, name, MEAN, metric, found)
         for set_name in names:
             for task in (_ACCURACY, LABEL):
                 sides = (answers[first][set_name].scored, answers[name][set_name].scored)
                 found = compare(task, *sides, seed=config.seed, num_resamples=config.num_resamples)
-                yield _comparison(first, name, set_name, task.metric, found)
-
-
-def _comparison(before: str, after: str, benchmark: str, metric: str, found: Difference) -> Comparison:
-    return Comparison(before=before, after=after, benchmark=benchmark, metric=metric, **asdict(found))
+                yield comparison(first, name, set_name, task.metric, found)

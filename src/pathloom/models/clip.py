@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ _CURE = (
 )
 LOCAL = "local-dir:"
 """What open_clip puts before the path of a folder."""
+_HUB = "hf-hub:"
 _QUICK = "-quickgelu"
 
 # Temperature 10 and bias -10: Zhai et al. 2023 (arXiv 2303.15343), section 3; as open_clip_train.main for --siglip.
@@ -33,16 +35,15 @@ _SIGLIP_START = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
 
 @dataclass(frozen=True)
 class Clip:
-    """A loaded model with what it needs: `see` and `read` give features [b, d] before normalisation."""
+    """A loaded model; `see` and `read` give features [b, d] of pictures and texts before normalisation."""
 
     model: Any
-    prepare: "Callable[[PILImage.Image], torch.Tensor]"
-    tokenizer: Any
     see: "Callable[[Sequence[PILImage.Image]], torch.Tensor]"
     read: "Callable[[Sequence[str]], torch.Tensor]"
 
     @property
     def logit_scale(self) -> float:
+        """What a cosine is multiplied with."""
         return float(self.model.logit_scale.detach().exp())
 
 
@@ -54,6 +55,8 @@ def load_clip(model_name: str, weights: str | None, named: str = "") -> Clip:
     from pathloom.models.load import default_device
 
     device = default_device()
+    if ":" not in model_name:
+        _check_activation(_config_name(model_name), weights)
     with _told(f"encoder {named or model_name}"):
         model, prepare = open_clip.create_model_from_pretrained(model_name, weights, device=str(device))
         tokenizer = open_clip.get_tokenizer(model_name)
@@ -65,16 +68,24 @@ def load_clip(model_name: str, weights: str | None, named: str = "") -> Clip:
     def read(strings: Sequence[str]) -> "torch.Tensor":
         return model.encode_text(tokenizer(list(strings)).to(device))
 
-    return Clip(model, prepare, tokenizer, see, read)
+    return Clip(model, see, read)
 
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
     """Errors of open_clip's loading as one that says what was to be loaded and what it needs."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (RuntimeError, OSError, ValueError) as error:
+    except pickle.UnpicklingError as error:  # torch's own words advise to load it all the same
+        raise UserError(
+            f"{what}: its weights are a pickle of more than tensors and are not loaded; save them as .safetensors"
+        ) from error
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{what}: open_clip cannot load it ({error}); {_CURE}") from error
+    except (KeyError, TypeError) as error:  # its constructors take the model_cfg of a folder or of the hub
+        raise UserError(f"{what}: {CONFIG_FILE} has a key too few or too many ({error}); {_CURE}") from error
 
 
 @contextmanager
@@ -105,6 +116,7 @@ class TrainableClip:
 
     @property
     def context_length(self) -> int:
+        """Tokens of a text, with its start and end."""
         return int(self.model_cfg["text_cfg"].get("context_length", 77))  # open_clip.CLIPTextCfg's default
 
     @property
@@ -118,8 +130,9 @@ def open_trainable(
 ) -> TrainableClip:
     """A model as open_clip_train.main makes it, for `model_name` and `pretrained` as open_clip takes them.
 
-    Random weights, drawn from `seed`, where neither names any. `siglip` starts the model with the bias and the
-    temperature of that loss; weights that bring their own keep them. Raises UserError; see also `check_clip`.
+    Random weights, drawn from `seed`, where neither names any; a hub model always has its own. `siglip` starts the
+    model with the bias and the temperature of that loss; weights that bring their own keep them, and to weights without
+    a bias, those of CLIP, open_clip gives the bias 0. Raises UserError; see also `check_clip`.
     """
     import open_clip
 
@@ -127,12 +140,18 @@ def open_trainable(
     with _told(f"model {model_name}"), quiet_logging():
         model_cfg = open_clip.get_model_config(_config_name(model_name))
         seed_all(seed)
+        _refuse_coca(model_name, model_cfg)
         model = open_clip.create_model(
-            model_name, pretrained, precision=precision, device=device, output_dict=True, **start
+            model_name,
+            pretrained,
+            precision=precision,
+            device=device,
+            output_dict=True,
+            # open_clip begins at random, with a word to the log, where the hub does not hand out the weights
+            require_pretrained=model_name.startswith(_HUB),
+            **start,
         )
         tokenizer = open_clip.get_tokenizer(model_name)
-    if "multimodal_cfg" in model_cfg:
-        raise UserError(f"model {model_name}: CoCa needs a loss of its own; choose a CLIP or SigLIP model")
     return TrainableClip(model, tokenizer, {**model_cfg, **start})
 
 
@@ -151,23 +170,37 @@ def check_clip(model_name: str, pretrained: str | None) -> None:
         if not any(folder.glob("*.safetensors")):  # open_clip would begin with random weights
             raise UserError(f"{folder} holds no *.safetensors; {_CURE}")
         return
-    if model_name.startswith("hf-hub:"):
+    if model_name.startswith(_HUB):
+        if pretrained is not None:  # open_clip would pass it over
+            raise UserError(f"pretrained: {model_name} brings its own weights; leave it out")
         return
     import open_clip
 
     name = _config_name(model_name)
     if name not in open_clip.list_models():
         raise UserError(f"open_clip: {model_name}: not in open_clip.list_models()")
-    if pretrained is None:
-        return
-    tag = open_clip.get_pretrained_cfg(name, pretrained)
-    if not tag:
+    _refuse_coca(model_name, open_clip.get_model_config(name))
+    if pretrained is not None and not open_clip.get_pretrained_cfg(name, pretrained):
         _check_file(name, Path(pretrained))
-    elif bool(tag.get("quick_gelu")) != bool((open_clip.get_model_config(name) or {}).get("quick_gelu")):
-        # open_clip 3.3 only warns, and the model would be trained with another activation than its weights had.
+    _check_activation(name, pretrained)
+
+
+def _refuse_coca(model_name: str, model_cfg: Mapping[str, Any]) -> None:
+    if "multimodal_cfg" in model_cfg:
+        raise UserError(f"model {model_name}: CoCa needs a loss of its own; choose a CLIP or SigLIP model")
+
+
+def _check_activation(name: str, pretrained: str | None) -> None:
+    """open_clip 3.3 only warns, and the model would have another activation than its weights were trained with."""
+    import open_clip
+
+    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    if tag and bool(tag.get("quick_gelu")) != bool(
+        (open_clip.get_model_config(name) or {}).get("quick_gelu")
+    ):
         other = name.removesuffix(_QUICK) if name.endswith(_QUICK) else name + _QUICK
         raise UserError(
-            f"open_clip: {model_name}: the weights {pretrained} were trained with "
+            f"open_clip: {name}: the weights {pretrained} were trained with "
             f"{'QuickGELU' if tag.get('quick_gelu') else 'GELU'}; give open_clip: {other}"
         )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from pathloom import __version__
@@ -61,10 +62,10 @@ def run_contrastive(config: ContrastiveConfig, inputs: Mapping[str, Path], out: 
 def _train(config: ContrastiveConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     """One process's part of the training. The first one saves the model; all return the same counts but `loss`."""
     args = open_clip_args(config)
-    with closing(read_corpus(config, inputs, quiet=args.rank != 0)) as corpus:
-        base = _locate(config, inputs, corpus, out, args)
+    with closing(read_corpus(config.name, config.shards, inputs, quiet=args.rank != 0)) as corpus:
+        base, card = _base(config, inputs)
         clip = open_trainable(
-            base,
+            _locate(config, inputs, out, args),
             config.model.pretrained,
             siglip=args.siglip,
             precision=args.precision,
@@ -75,6 +76,11 @@ def _train(config: ContrastiveConfig, inputs: Mapping[str, Path], out: Path) -> 
         num_steps = config.max_steps or math.ceil(
             (config.epochs or 0) * order.epoch_length / config.batch_size
         )
+        if order.epoch_length < config.batch_size:
+            raise UserError(
+                f"{config.name}.batch_size: {config.batch_size}, but an epoch has {order.epoch_length} pairs, so that "
+                "a pair would stand in a step twice, against itself; lower it, or give more pairs or larger weights"
+            )
         collate = Collate(clip, shorten_texts(clip.model))
         training = Training(config, args, clip, num_steps, out)
         training.resume()
@@ -83,12 +89,10 @@ def _train(config: ContrastiveConfig, inputs: Mapping[str, Path], out: Path) -> 
         )
         pairs = Pairs(corpus, order, clip, config)
         training.run(read_batches(pairs, places, collate, config.workers))
-        return _finish(training, clip, corpus, inputs)
+        return _finish(training, clip, corpus, base, card)
 
 
-def _locate(
-    config: ContrastiveConfig, inputs: Mapping[str, Path], corpus: Corpus, out: Path, args: Any
-) -> str:
+def _locate(config: ContrastiveConfig, inputs: Mapping[str, Path], out: Path, args: Any) -> str:
     """The model to start from as open_clip names it; a preset's folder is written first."""
     ref = config.model
     if ref.preset is None:
@@ -97,25 +101,26 @@ def _locate(
         return name
     folder = out / CHECKPOINTS / _START
     if args.rank == 0:
-        write_preset(find_clip_preset(ref.preset), _captions(config, corpus), folder)
+        write_preset(find_clip_preset(ref.preset), _captions(config, inputs), folder)
     if args.distributed:
         torch.distributed.barrier()
     return f"{LOCAL}{folder}"
 
 
-def _captions(config: ContrastiveConfig, corpus: Corpus) -> Iterator[str]:
-    for pair in tqdm(range(len(corpus)), desc=f"{config.name} tokenizer", unit="caption", leave=False):
-        yield corpus.caption(pair)
+def _captions(config: ContrastiveConfig, inputs: Mapping[str, Path]) -> Iterator[str]:
+    with closing(read_corpus(config.name, (*config.shards, *config.words_of), inputs)) as corpus:
+        for pair in tqdm(range(len(corpus)), desc=f"{config.name} tokenizer", unit="caption", leave=False):
+            yield corpus.caption(pair)
 
 
 def _finish(
-    training: Training, clip: TrainableClip, corpus: Corpus, inputs: Mapping[str, Path]
+    training: Training, clip: TrainableClip, corpus: Corpus, base: str, base_card: EncoderCard | None
 ) -> dict[str, Any]:
     """Write model, curve, drops and card; returns counts."""
     config, out, seen = training.config, training.out, training.seen
     drops = [
-        Drop(sample_id=f"{tar.path.name}/{key}", step=_STEP, reason=reason, detail=str(tar.path))
-        for tar in corpus.tars
+        Drop(sample_id=f"{stage}/{tar.path.name}/{key}", step=_STEP, reason=reason, detail=str(tar.path))
+        for stage, tar in zip(corpus.stage_of, corpus.tars, strict=True)
         for key, reason in tar.faults
     ]
     for pair, told in sorted(seen.unread.items()):
@@ -128,8 +133,7 @@ def _finish(
         if drops:
             (out / "drops").mkdir(exist_ok=True)
             write_jsonl((drop.model_dump() for drop in drops), out / "drops" / "00000.jsonl")
-        base, card = _base(config, inputs)
-        sources, licences = _provenance(config, corpus, card)
+        sources, licences = _provenance(config, corpus, base_card)
         write_card(
             EncoderCard(
                 name=config.name,
@@ -164,34 +168,42 @@ def _finish(
     }
 
 
-def _base(config: ContrastiveConfig, inputs: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
-    """Where the weights came from, in names without paths of this machine, and the card beside them if there is one."""
+def _base(config: ContrastiveConfig, inputs: Mapping[str, Path]) -> tuple[str, EncoderCard | None]:
+    """Where the weights came from, in names without paths of this machine, and the card beside them if there is one.
+
+    Raises UserError for a card that is none.
+    """
     ref = config.model
     if ref.preset is not None:
-        return ref.preset, {}
+        return ref.preset, None
     if ref.open_clip is not None:
-        return f"{ref.open_clip}{f'@{Path(ref.pretrained).name}' if ref.pretrained else ''}", {}
+        return f"{ref.open_clip}{f'@{Path(ref.pretrained).name}' if ref.pretrained else ''}", None
     folder = inputs[ref.stage] if ref.stage else Path(ref.folder or "")
-    if not (folder / CARD_FILE).is_file():
-        return f"{LOCAL}{folder.name}", {}
-    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    return f"{card['base']} > {card['name']}", card
+    path = folder / CARD_FILE
+    if not path.is_file():
+        return f"{LOCAL}{folder.name}", None
+    try:
+        card = EncoderCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path}: is no card of a CLIP model ({error}); mend or remove it") from error
+    return f"{card.base} > {card.name}", card
 
 
 def _provenance(
-    config: ContrastiveConfig, corpus: Corpus, base: Mapping[str, Any]
+    config: ContrastiveConfig, corpus: Corpus, base: EncoderCard | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(sources, licences), sorted: what the pairs' own facts name and what the base had learnt from.
 
-    Pairs without facts name their stage.
+    Pairs without facts, or with such as are no JSON object, name their stage.
     """
-    sources: set[str] = set(base.get("trained_on", ()))
-    licences: set[str] = set(base.get("licences", ()))
+    sources = set(base.trained_on if base else ())
+    licences = set(base.licences if base else ())
     for pair in tqdm(range(len(corpus)), desc=f"{config.name} sources", unit="pair", leave=False):
         try:
             facts = json.loads(corpus.facts(pair) or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             facts = {}
+        facts = facts if isinstance(facts, dict) else {}
         sources.add(str(facts.get("source") or corpus.stage_of[corpus.place(pair)[0]]))
         if facts.get("licence"):
             licences.add(str(facts["licence"]))

@@ -1,12 +1,20 @@
 """Entries of the stages `webdataset` and `contrastive`. No torch here, as in every file of entries."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pathloom.schema import Record
 from pathloom.stage import StageConfig, UserError
+
+
+def _each_once(stages: tuple[str, ...]) -> tuple[str, ...]:
+    for stage in stages:
+        if stages.count(stage) > 1:
+            raise ValueError(f"{stage} stands twice, and its pairs would be there twice; name it once")
+    return stages
 
 
 class WebdatasetConfig(StageConfig):
@@ -24,6 +32,8 @@ class WebdatasetConfig(StageConfig):
         ge=32,
         description="larger pictures are made smaller, which is faster to read; default: as they are",
     )
+
+    _no_stage_twice = field_validator("samples")(_each_once)
 
     def needs(self) -> tuple[str, ...]:
         return self.samples
@@ -50,6 +60,8 @@ class ClipRef(Record):
             raise ValueError("give exactly one of preset, stage, folder and open_clip")
         if self.pretrained is not None and self.open_clip is None:
             raise ValueError("pretrained: stands beside open_clip only; the others bring their weights")
+        if (self.open_clip or "").startswith("local-dir:"):  # its files would be no part of the stage's key
+            raise ValueError("open_clip: a folder is given as `folder`, without local-dir:")
         return self
 
     def needs(self) -> tuple[str, ...]:
@@ -82,6 +94,11 @@ class ContrastiveConfig(StageConfig):
         default={}, description="stage -> how often its pairs are seen in one epoch; default: once each"
     )
     model: ClipRef
+    words_of: tuple[str, ...] = Field(
+        default=(),
+        description="further stages `webdataset` whose captions a preset's tokenizer is made for, though its weights "
+        "never see them: a published tokenizer knows the words of later stages too",
+    )
     loss: Literal["clip", "siglip"] = "clip"
     batch_size: int = Field(default=64, ge=2, description="pairs in one step, over all processes")
     epochs: float | None = Field(default=None, gt=0, description="over the pairs; or max_steps")
@@ -117,6 +134,15 @@ class ContrastiveConfig(StageConfig):
     log_steps: int = Field(default=10, ge=1)
     seed: int = 0
 
+    _no_stage_twice = field_validator("shards")(_each_once)
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _is_a_share(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"{list(scale)}: smallest and largest share, 0 < smallest <= largest <= 1")
+        return scale
+
     @model_validator(mode="after")
     def _lengths_agree(self) -> "ContrastiveConfig":
         if (self.epochs is None) == (self.max_steps is None):
@@ -124,6 +150,8 @@ class ContrastiveConfig(StageConfig):
         for name in self.weights:
             if name not in self.shards:
                 raise ValueError(f"weights.{name}: is not among shards; they are {', '.join(self.shards)}")
+        if self.words_of and self.model.preset is None:
+            raise ValueError("words_of: only a preset's tokenizer is made here; remove it")
         if self.batch_size % (self.processes * self.accumulate):
             raise ValueError(
                 f"batch_size: {self.batch_size} is no multiple of processes x accumulate, "
@@ -132,10 +160,12 @@ class ContrastiveConfig(StageConfig):
         return self
 
     def needs(self) -> tuple[str, ...]:
-        return (*self.shards, *self.model.needs())
+        return tuple(dict.fromkeys((*self.shards, *self.words_of, *self.model.needs())))
 
     def check(self) -> None:
-        """Raises UserError for a preset, name, tag or folder that cannot be trained from."""
+        """Raises UserError without open_clip, and for a preset, name, tag or folder that cannot be trained from."""
+        if find_spec("open_clip") is None:
+            raise UserError(f"{self.name}: training needs the extra `embed`: pip install 'pathloom[embed]'")
         from pathloom.models.clip import LOCAL, check_clip
         from pathloom.models.clip_presets import find_clip_preset
 

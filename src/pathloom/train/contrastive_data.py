@@ -60,10 +60,12 @@ class Corpus:
         return f"{self.stage_of[shard]}/{self.tars[shard].path.name}/{self.tars[shard].keys[row]}"
 
     def image(self, pair: int) -> bytes:
+        """The picture's file as it is packed."""
         shard, row = self.place(pair)
         return read_span(self._file(shard), self.tars[shard].images[row])
 
     def caption(self, pair: int) -> str:
+        """The pair's .txt; bytes that are no UTF-8 become the replacement character."""
         shard, row = self.place(pair)
         return read_span(self._file(shard), self.tars[shard].captions[row]).decode("utf-8", errors="replace")
 
@@ -73,6 +75,7 @@ class Corpus:
         return read_span(self._file(shard), self.tars[shard].facts[row])
 
     def close(self) -> None:
+        """Close the tars; they open again when they are read."""
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -86,15 +89,22 @@ class Corpus:
         return self._files[key]
 
 
-def read_corpus(config: ContrastiveConfig, inputs: Mapping[str, Path], *, quiet: bool = False) -> Corpus:
+def read_corpus(
+    name: str, shards: Sequence[str], inputs: Mapping[str, Path], *, quiet: bool = False
+) -> Corpus:
     """Index all shards of the stages. Raises UserError for a stage without shards or without a whole pair."""
     stages: dict[str, list[TarIndex]] = {}
-    for stage in config.shards:
+    for stage in shards:
         paths = sorted(inputs[stage].rglob("*.tar"))
-        bar = tqdm(paths, desc=f"{config.name} {stage}", unit="shard", leave=False, disable=quiet)
-        stages[stage] = [index_tar(path) for path in bar]
+        with tqdm(
+            paths, desc=f"{name} {stage}", unit="shard", leave=False, disable=quiet
+        ) as bar:  # closed before an error is told
+            stages[stage] = [index_tar(path) for path in bar]
         if not sum(map(len, stages[stage])):
-            raise UserError(f"{config.name}.shards: {stage} holds no whole pair of picture and caption")
+            raise UserError(
+                f"{name}.shards: {stage} holds no whole pair of picture and caption in a .tar; "
+                "name stages `webdataset`"
+            )
     return Corpus(stages)
 
 
@@ -227,19 +237,22 @@ class Seen:
     cut: set[int] = field(default_factory=set)
 
     def merge(self, others: Sequence["Seen"]) -> None:
+        """Add what others found."""
         for other in others:
             self.unread.update(other.unread)
             self.cut |= other.cut
 
 
 class Batch(NamedTuple):
+    """Pixels uint8 [batch, 3, side, side], tokens int64 [batch, tokens], and what reading them found."""
+
     pixels: Tensor
     tokens: Tensor
     seen: Seen
 
 
 class Collate:
-    """Items to a Batch: pixels uint8 [batch, 3, side, side], tokens cut behind the longest where the model allows."""
+    """Items to a Batch, its tokens cut behind the longest where the model allows."""
 
     def __init__(self, clip: TrainableClip, cutter: Cutter | None) -> None:
         self.tokenizer = clip.tokenizer

@@ -121,6 +121,7 @@ class Curve:
         self._since = (0, time.perf_counter())
 
     def begin_leg(self, step: int) -> None:
+        """Steps are counted, and time is taken, from here on."""
         self.first_step = step
         self._since = (step, time.perf_counter())
 
@@ -147,6 +148,7 @@ class Curve:
 
 
 def lost(config: ContrastiveConfig, step: int) -> UserError:
+    """What to tell of a run whose loss or weights are no finite numbers after `step` steps."""
     return UserError(
         f"{config.name}: the loss is no finite number any more at step {step}: lower learning_rate, "
         "raise warmup_steps or set grad_clip (1.0 is common)"

@@ -53,6 +53,8 @@ def run_pack(config: WebdatasetConfig, inputs: Mapping[str, Path], out: Path) ->
             refuse_held_out([sample], None)
             current = writer.shard
             try:
+                if not sample.answer.strip():
+                    raise BadImage("no_caption", "the Sample has no answer")
                 image, suffix, size_px = _encode(sample, config.max_side_px)
             except BadImage as error:
                 detail = str(error)[:500]
@@ -67,7 +69,7 @@ def run_pack(config: WebdatasetConfig, inputs: Mapping[str, Path], out: Path) ->
     _write_drops(drops, out, current)
     if not writer.sizes:
         raise UserError(
-            f"{config.name}: none of {sum(numbers)} Samples has a picture that can be read: {drops[0].detail}"
+            f"{config.name}: none of {sum(numbers)} Samples is a pair that can be read: {drops[0].detail}"
         )
     return _counts(out)
 
@@ -75,13 +77,19 @@ def run_pack(config: WebdatasetConfig, inputs: Mapping[str, Path], out: Path) ->
 def _check_outlines(config: WebdatasetConfig, folders: Sequence[Path]) -> list[int]:
     """How many caption Samples of split train each stage has. Raises LeakError and UserError."""
     numbers = []
-    for folder in folders:
+    stage_of: dict[str, str] = {}
+    for stage, folder in zip(config.samples, folders, strict=True):
         numbers.append(0)
         for sample in _outlines(folder):
             if sample.split.startswith(FOLD_PREFIX):
                 raise UserError(
                     f"{config.name}.samples: sample {sample.id} is of {sample.split}, and shards are written once for "
                     "all folds; set `folds: 0` and `test_share` at ingest"
+                )
+            if _is_training(sample) and stage_of.setdefault(sample.id, stage) != stage:
+                raise UserError(
+                    f"{config.name}.samples: sample {sample.id} is in {stage_of[sample.id]} and in {stage}, and would "
+                    "be trained on twice; leave one stage out, or give each source a `dataset` name of its own"
                 )
             numbers[-1] += _is_training(sample)
     if not any(numbers):
