@@ -453,3 +453,32 @@ def test_an_entry_of_a_list_can_be_set_by_its_place(tmp_path):
     path.write_text(ENGINE)
     levels = load_recipe(path, ["levels.steps.1.count=7"]).stage("levels")
     assert levels.model_dump()["steps"][1]["count"] == 7
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (
+            "{kind: contrastive, shards: [pairs], model: {preset: clip-nano}, max_steps: 1}",
+            "a stage webdataset is needed",
+        ),
+        (
+            "{kind: embed, samples: [pairs], encoder: 'stage:tars', of: image}",
+            "a stage contrastive is needed",
+        ),
+        (
+            "{kind: retrieval, encoders: {it: 'stage:pairs'}, sets: [{name: a, samples: [pairs]}]}",
+            "none before it",
+        ),
+    ],
+)
+def test_a_stage_of_the_wrong_kind_is_refused_before_anything_runs(tmp_path, stage, message):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "name: r\nstages:\n"
+        "  - {name: pairs, kind: ingest, source: phantom, train: {caption: 2}}\n"
+        "  - {name: tars, kind: webdataset, samples: [pairs]}\n"
+        f"  - {stage.replace('{', '{name: last, ', 1)}\n"
+    )
+    with pytest.raises(UserError, match=message):
+        load_recipe(recipe)

@@ -307,8 +307,8 @@ def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def _check_references(stages: Sequence[StageConfig], path: str) -> None:
-    """Every stage name is unique and names earlier stages only."""
-    earlier: list[str] = []
+    """Every stage name is unique and names earlier stages only, of the kind that it needs."""
+    earlier: dict[str, str] = {}
     all_names = [stage.name for stage in stages]
     for stage in stages:
         if stage.name in earlier:
@@ -320,4 +320,11 @@ def _check_references(stages: Sequence[StageConfig], path: str) -> None:
                     f"{path}: stage {stage.name} names the stage {needed!r}, which {why}"
                     f"{_nearest(needed, earlier)}; earlier stages: {', '.join(earlier) or 'none'}"
                 )
-        earlier.append(stage.name)
+        for needed, kind in stage.kinds_needed().items():
+            if earlier[needed] != kind:
+                fitting = [name for name, of in earlier.items() if of == kind]
+                raise UserError(
+                    f"{path}: stage {stage.name} names {needed!r}, which is of the kind {earlier[needed]}; a stage "
+                    f"{kind} is needed here: {', '.join(fitting) or 'there is none before it'}"
+                )
+        earlier[stage.name] = stage.kind

@@ -36,6 +36,10 @@ class StageConfig(Record):
         """Names of the earlier stages that this one reads, in order."""
         return ()
 
+    def kinds_needed(self) -> Mapping[str, str]:
+        """Earlier stage -> the kind that it must be, for those where only one will do."""
+        return {}
+
     def check(self) -> None:
         """Anything that can be known before the first stage runs. Raises UserError."""
 

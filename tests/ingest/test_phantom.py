@@ -196,7 +196,7 @@ def test_every_visible_value_is_dealt_equally_often_and_is_true(question):
 
 def test_the_wording_of_a_pair_is_that_of_its_caption():
     counts = dict.fromkeys(("patch_caption", "unseen_caption", "reworded_caption"), 12)
-    wordings = defaultdict(set)
+    wordings: dict[str, set[str]] = defaultdict(set)
     for sample in read_all(phantoms({"patch_caption": 12}, counts)):
         wordings[sample.origin.source].update(sample.strata)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 from safetensors.torch import load_file
-from tests.train.contrastive_helpers import TINY, entry, losses, train, write_shards
+from tests.train.contrastive_helpers import TINY, entry, losses, png, train, write_shards
 
 from pathloom.models import clip_presets
 from pathloom.models.clip import open_trainable, write_preset
@@ -28,6 +28,7 @@ from pathloom.train.contrastive_data import (
     read_corpus,
     training_transform,
 )
+from pathloom.webdataset import ShardWriter
 
 STEPS_BY_HAND = 20
 
@@ -256,3 +257,21 @@ def test_the_curve_has_a_row_each_log_steps(shards: Path, tmp_path: Path):
     assert [row["step"] for row in rows] == [1, 3, 5]
     assert {row["learning_rate"] for row in rows} == {1e-3}
     assert all(row["images_per_second"] > 0 and row["logit_scale"] > 1 for row in rows)
+
+
+def test_a_presets_tokenizer_may_know_words_that_its_weights_never_see(shards: Path, tmp_path: Path):
+    import open_clip
+
+    with ShardWriter(tmp_path / "later", per_shard=40) as writer:
+        for number in range(40):
+            picture = png((90, 90, 90), number)
+            writer.add(picture, "png", "Keratohyalin granules.", {"source": "later"})
+    tokens = {}
+    for name, changes in (("narrow", {}), ("wide", {"words_of": ("later",)})):
+        counts = train(entry(max_steps=1, **changes), shards, tmp_path / name, later=tmp_path / "later")
+        card = json.loads((tmp_path / name / "pathloom_card.json").read_text())
+        assert (counts["pairs"], card["trained_on"]) == (120, ["paint"])
+        tokens[name] = int(
+            open_clip.get_tokenizer(f"local-dir:{tmp_path / name}")("keratohyalin").count_nonzero()
+        )
+    assert tokens["wide"] < tokens["narrow"]

@@ -65,6 +65,9 @@ class EmbedConfig(StageConfig):
     def needs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.samples, *encoder_stages(self.encoder))))
 
+    def kinds_needed(self) -> dict[str, str]:
+        return dict.fromkeys(encoder_stages(self.encoder), "contrastive")
+
     def check(self) -> None:
         check_encoder(self.encoder, "image" if self.of == "image" else "text")
 

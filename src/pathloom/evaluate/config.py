@@ -72,6 +72,9 @@ class ProbeConfig(StageConfig):
     def needs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.samples, *encoder_stages(self.encoder))))
 
+    def kinds_needed(self) -> dict[str, str]:
+        return dict.fromkeys(encoder_stages(self.encoder), "contrastive")
+
     def check(self) -> None:
         check_encoder(self.encoder, "image")
 

@@ -41,6 +41,9 @@ class EncodersConfig(StageConfig):
     def _encoders_are_known(cls, encoders: dict[str, str]) -> dict[str, str]:
         return {name: parse_encoder(text).text for name, text in encoders.items()}
 
+    def kinds_needed(self) -> dict[str, str]:
+        return dict.fromkeys(encoder_stages(*self.encoders.values()), "contrastive")
+
     def check(self) -> None:
         for text in self.encoders.values():
             for kind in self.takes:

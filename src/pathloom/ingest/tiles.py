@@ -42,7 +42,7 @@ class TilesConfig(PicturesConfig):
         self.plan()
 
     def fingerprint(self) -> str:
-        """"" for a folder that `check` refuses: a recipe can be shown where its data are not."""
+        """ "" for a folder that `check` refuses: a recipe can be shown where its data are not."""
         return fingerprint(self.plan()) if self.root.is_dir() else ""
 
     @cached_property

@@ -178,6 +178,10 @@ class ContrastiveConfig(StageConfig):
         except (UserError, ValueError) as error:
             raise UserError(f"{self.name}.model: {error}") from error
 
+    def kinds_needed(self) -> dict[str, str]:
+        kinds = dict.fromkeys((*self.shards, *self.words_of), "webdataset")
+        return {**kinds, **dict.fromkeys(self.model.needs(), "contrastive")}
+
     def keyed(self) -> dict[str, Any]:
         """What changes no number stands outside."""
         machine = ("workers", "processes", "save_steps", "log_steps")
