@@ -54,7 +54,7 @@ def mean_encoder() -> Mean:
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> Mean:
     made = mean_encoder()
-    monkeypatch.setattr(embed, "load_encoder", lambda text: made)
+    monkeypatch.setattr(embed, "load_encoder", lambda text, inputs: made)
     monkeypatch.setattr(module, "SAMPLES_PER_FEATURE_SHARD", 4)
     return made
 
@@ -161,7 +161,7 @@ from pathloom.models import embed
 from tests.curate.test_features import config, mean_encoder
 
 features.SAMPLES_PER_FEATURE_SHARD = 4
-embed.load_encoder = lambda text: mean_encoder()
+embed.load_encoder = lambda text, inputs: mean_encoder()
 real = os.fsync
 
 def fsync(descriptor):

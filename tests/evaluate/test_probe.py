@@ -1,10 +1,11 @@
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PILImage
 from sklearn.linear_model import LogisticRegression
 from tests.fixtures import make_sample, picture
@@ -15,6 +16,7 @@ from pathloom.evaluate.config import ProbeConfig
 from pathloom.evaluate.measure import METRICS, SCORES
 from pathloom.evaluate.probe import run_probe
 from pathloom.images import encode_png
+from pathloom.models.embed import Encoder
 from pathloom.schema import Image, Sample
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import write_samples
@@ -50,10 +52,11 @@ def tile(index: int, split: str) -> Sample:
 def brightness(monkeypatch: pytest.MonkeyPatch) -> None:
     """An encoder of one number: the picture's mean."""
 
-    def embed(pictures: Iterable[PILImage.Image], encoder: str) -> np.ndarray:
-        return np.array([[np.asarray(one).mean(), 0.0] for one in pictures], np.float32)
+    def see(pictures: Sequence[PILImage.Image]) -> Any:
+        return torch.tensor([[np.asarray(one).mean(), 0.0] for one in pictures])
 
-    monkeypatch.setattr(probe, "embed", embed)
+    encoder = Encoder("brightness", image_dim=2, see=see)
+    monkeypatch.setattr(probe, "load_encoder", lambda text, inputs: encoder)
 
 
 def run(samples: list[Sample], tmp_path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:

@@ -1,6 +1,7 @@
 import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from pathloom.models import embed as module
 from pathloom.models.embed import (
     Encoder,
     check_encoder,
-    embed,
     encoder_fingerprint,
     encoder_stages,
     load_encoder,
@@ -41,6 +41,10 @@ CLIP_CONFIG = {
     },
     "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
 }
+
+
+def embed(pictures: Iterable[PILImage.Image], encoder: str = "efficientnet_lite0") -> np.ndarray:
+    return load_encoder(encoder).images(pictures)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathloom.recipe import load_recipe
 from pathloom.schema import Sample
 from pathloom.store import read_samples
 
+CORPORA = ("pathgen", "quilt", "pathcap", "books")
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 FEW = {
     "pairs.train": "{caption: 120}",
@@ -104,10 +105,10 @@ def test_the_report_shows_data_and_numbers_of_all_stages(runs):
 def test_the_twin_goes_the_way_of_the_recipe_at_the_papers_scale():
     large, small = (load_recipe(RECIPES / f"{name}.yaml") for name in ("patho_r1", "patho_r1_small"))
     extra = {"questions", "seeing", "tuned", "grpo_measured", "dapo_measured"}
-    renamed = {"clip_images": "looks", "clip_texts": "words"}
+    renamed = {"clip_images": "looks", "clip_texts": "words", **dict.fromkeys(CORPORA, "pairs")}
     ours = [renamed.get(stage.name, stage.name) for stage in large.stages]
     theirs = [stage.name for stage in small.stages if stage.name not in extra]
     assert list(dict.fromkeys(ours)) == theirs
     for stage in small.stages:
-        if stage.name in ours and stage.name not in ("looks", "words"):
+        if stage.name in ours and stage.name not in ("looks", "words", "pairs"):
             assert large.stage(stage.name).kind == stage.kind

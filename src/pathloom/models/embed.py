@@ -207,11 +207,6 @@ def load_encoder(text: str, inputs: Mapping[str, Path] | None = None) -> Encoder
     return _LOADERS[spec.family](spec)
 
 
-def embed(pictures: "Iterable[PILImage.Image]", encoder: str = _EFFICIENTNET) -> "np.ndarray":
-    """Features [n, d], float32, of RGB pictures. Raises UserError without the weights."""
-    return load_encoder(encoder).images(pictures)
-
-
 def _in_batches(
     given: Iterable[One], encode: "Callable[[Sequence[One]], torch.Tensor]", dim: int, batch_size: int | None
 ) -> "np.ndarray":
