@@ -279,6 +279,12 @@ def test_a_stage_of_the_recipe_is_an_encoder(clip_folder, clip):
 
 
 @needs_open_clip
+def test_the_name_of_an_encoder_tells_no_path(clip_folder, clip):
+    assert clip.name.startswith(f"open_clip:local-dir:{clip_folder.name} (weights ")
+    assert str(clip_folder.parent) not in clip.name
+
+
+@needs_open_clip
 def test_a_clip_model_says_how_it_scales_a_cosine(clip):
     assert clip.logit_scale == pytest.approx(1 / 0.07, rel=1e-4)  # CLIP's start (Radford et al. 2021, 2.5)
     assert load_encoder("noise:4").logit_scale == 1.0

@@ -227,14 +227,17 @@ def _batches(given: Iterable[One], size: int) -> Iterator[list[One]]:
 
 
 def _named(spec: EncoderSpec, model: Any) -> str:
-    """The encoder's string and the hash of the weights as they are loaded, wherever they came from."""
+    """The encoder's string, of a path its last part alone, and the hash of the weights as they are loaded: reports are
+    shown to people who need not know where a user's files lie.
+    """
     import torch
 
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return f"{spec.text} (weights {digest.hexdigest()[:_DIGEST_LENGTH]})"
+    text = spec.text if spec.path is None else spec.text.replace(str(spec.path), spec.path.name)
+    return f"{text} (weights {digest.hexdigest()[:_DIGEST_LENGTH]})"
 
 
 def _blank() -> "PILImage.Image":
