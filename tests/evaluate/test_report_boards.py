@@ -123,7 +123,7 @@ def test_the_json_of_a_report_gives_its_boards_back(tmp_path: Path):
 def test_the_terminal_shows_measured_rows_and_says_where_the_published_ones_are(tmp_path: Path):
     page_of(tmp_path)
     lines = terminal_summary(tmp_path / "report.json").splitlines()
-    assert lines[0] == "Zero-shot; 1 published rows stand on the page"
+    assert lines[0] == "Zero-shot (* highest of its column); 1 published rows stand on the page"
     assert lines[1].split() == ["encoder", "LC-Lung", "BMT"]
     assert [line.split() for line in lines[2:]] == [["ours", "61.25*", "-"], ["theirs", "61.25*", "40.00"]]
 

