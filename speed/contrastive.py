@@ -248,7 +248,7 @@ def main() -> None:
     shards = write_shards(Path(folder))
     start = Path(folder) / "start"
     if not start.exists():
-        corpus = read_corpus(entry(0), {"shards": shards}, quiet=True)
+        corpus = read_corpus(entry(0).name, entry(0).shards, {"shards": shards}, quiet=True)
         captions = [corpus.caption(pair) for pair in range(len(corpus))]
         corpus.close()
         write_preset(find_clip_preset("clip-nano"), captions, start)
