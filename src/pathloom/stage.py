@@ -80,10 +80,7 @@ class ModelRef(Record):
         if self.base is not None:
             weights = (_BASES / self.base / "model.safetensors").read_bytes()
             return hashlib.sha256(weights).hexdigest()
-        if self.folder is None:
-            return ""
-        files = sorted(path for path in Path(self.folder).glob("*") if path.is_file())
-        return str([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+        return "" if self.folder is None else files_of(Path(self.folder))
 
     def locate(self, inputs: Mapping[str, Path]) -> str:
         """The folder or hub id that transformers loads."""
@@ -92,6 +89,12 @@ class ModelRef(Record):
         if self.base:
             return str(_BASES / self.base)
         return self.folder or self.hub or ""
+
+
+def files_of(place: Path) -> str:
+    """Names, sizes and times of a folder's files, or of one file: part of a key that names a place of weights."""
+    files = sorted(path for path in place.glob("*") if path.is_file()) if place.is_dir() else [place]
+    return str([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()])
 
 
 _BASES = Path(__file__).parent / "models" / "base"

@@ -445,7 +445,7 @@ def test_training_pictures_of_an_encoder_are_never_dealt_to_the_test_side(tmp_pa
     [
         ({"shots": [8, 2]}, "each larger than the one before"),
         ({"shots": [0, 2]}, "whole numbers from 1"),
-        ({"sets": [{"name": "a", "samples": ["x"]}, {"name": "a", "samples": ["y"]}]}, "the same name"),
+        ({"sets": [{"name": "a", "samples": ["x"]}, {"name": "a", "samples": ["y"]}]}, "two sets are called"),
         ({"splits": ["by_patient"]}, "by_picture"),
     ],
 )

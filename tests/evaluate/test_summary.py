@@ -52,7 +52,7 @@ def encoders_stage(folder: Path, name: str) -> Path:
             ),
         ),
     )  # fmt: skip
-    write_measured(measured, folder)
+    write_measured(measured, [], folder)
     counts = {"samples_measured": 2, "drops": {"unreadable": 3}}
     write_json({"kind": name, "counts": counts, "seconds": 2.5}, folder / MANIFEST_FILE)
     return folder

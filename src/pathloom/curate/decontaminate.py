@@ -9,17 +9,21 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pathloom.curate.near_copies import Copy, NearCopyStep, Pictures, image_features, look, near_copies
+from pathloom.curate.near_copies import (
+    NUM_SHOWN,
+    TRAIN,
+    Copy,
+    NearCopyStep,
+    Pictures,
+    image_features,
+    look,
+    near_copies,
+)
 from pathloom.curate.step import Prepared, Read
 from pathloom.curate.text_duplicates import TextIndex, digest_of, shingles_of_text
 from pathloom.schema import Drop, Sample
 from pathloom.stage import UserError
 from pathloom.store import read_samples
-
-NUM_SHOWN = 20
-"""Found Samples that the facts list."""
-
-_TRAIN = "train"
 
 
 class DecontaminateStep(NearCopyStep):
@@ -67,16 +71,16 @@ class DecontaminateStep(NearCopyStep):
             )
 
         def training() -> Iterator[Sample]:
-            return (sample for sample in read() if sample.split == _TRAIN)
+            return (sample for sample in read() if sample.split == TRAIN)
 
         def held_out() -> Iterator[Sample]:
             stages = (read_samples(inputs[name]) for name in self.against)
-            return (sample for stage in stages for sample in stage if sample.split != _TRAIN)
+            return (sample for stage in stages for sample in stage if sample.split != TRAIN)
 
         for name in self.against:
-            if all(sample.split == _TRAIN for sample in read_samples(inputs[name])):
+            if all(sample.split == TRAIN for sample in read_samples(inputs[name])):
                 raise UserError(
-                    f"step {self.step}: no Sample of {name} is held out: all are of the split {_TRAIN}; give its "
+                    f"step {self.step}: no Sample of {name} is held out: all are of the split {TRAIN}; give its "
                     "ingest `folds` or a `test_share`, or take it out of `against`"
                 )
         ours = look(training(), our_features, self.features)
@@ -95,7 +99,7 @@ class DecontaminateStep(NearCopyStep):
                 found.setdefault(sample.id, one)
 
         def change(sample: Sample) -> Sample | Drop:
-            if sample.split != _TRAIN:
+            if sample.split != TRAIN:
                 return sample
             one = found.get(sample.id)
             if one is not None:

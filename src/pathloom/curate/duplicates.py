@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pathloom.curate.near_copies import (
+    NUM_SHOWN,
+    TRAIN,
     Copy,
     NearCopyStep,
     Pictures,
@@ -21,11 +23,6 @@ from pathloom.curate.near_copies import (
 from pathloom.curate.step import Prepared, Read
 from pathloom.schema import Drop, Sample
 from pathloom.stage import UserError
-
-NUM_SHOWN = 20
-"""Pairs that the facts list."""
-
-_TRAIN = "train"
 
 
 class ImageDuplicatesStep(NearCopyStep):
@@ -120,7 +117,7 @@ def _kept_copies(copies: Sequence[Copy], splits: Sequence[str]) -> dict[int, tup
         partners.setdefault(copy.other, []).append(copy)
     dropped: dict[int, tuple[int, Copy]] = {}
     kept: set[int] = set()
-    for row in sorted(partners, key=lambda row: (splits[row] == _TRAIN, row)):
+    for row in sorted(partners, key=lambda row: (splits[row] == TRAIN, row)):
         for copy in partners[row]:
             other = copy.one if copy.other == row else copy.other
             if other in kept:

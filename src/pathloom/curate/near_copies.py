@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from pathloom.curate.features import Features
 
 BLOCK_BYTES = 256 * 2**20
+NUM_SHOWN = 20
+"""Pairs, or Samples found, that the facts of a step list."""
+
+TRAIN = "train"
 
 
 class NearCopyStep(StepConfig):

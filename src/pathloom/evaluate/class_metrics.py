@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pathloom.evaluate.metrics import Difference, Floats, Interval, Scored, interval_of, resampled_sums
+from pathloom.evaluate.metrics import (
+    Difference,
+    Floats,
+    Interval,
+    Scored,
+    bootstrap_p,
+    interval_of,
+    resampled_sums,
+)
 from pathloom.tasks.parsing import normalise
 
 Formula = Callable[[Floats], Floats]
@@ -110,9 +118,7 @@ def compare_sets(before: Mapping[str, Tallied], after: Mapping[str, Tallied], fo
     )
     value = measure_sets(after, formula)[1].value - measure_sets(before, formula)[1].value
     interval = interval_of(value, drawn)
-    defined = drawn[np.isfinite(drawn)]
-    fewer = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-    p_value = min(1.0, 2 * (1 + fewer) / (1 + len(defined)))
+    p_value = bootstrap_p(drawn[np.isfinite(drawn)])
     num_samples = sum(int(one.counts.sum()) for one in before.values())
     return Difference(value, interval.low, interval.high, num_samples, p_value)
 

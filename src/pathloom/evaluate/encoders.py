@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from pathloom.evaluate.report_records import BOARDS_FILE, Comparison, Measured
 from pathloom.images import BadImage, load_pixels
 from pathloom.models.embed import Encoder, encoder_stages, load_encoder
 from pathloom.schema import Drop, Sample
-from pathloom.stage import UserError, write_json
+from pathloom.stage import UserError, write_json, write_jsonl
 from pathloom.store import read_samples
 
 FEATURES = "features"
@@ -170,6 +170,12 @@ def comparison(before: str, after: str, benchmark: str, metric: str, found: Diff
     )
 
 
-def write_measured(measured: Measured, out: Path) -> None:
-    """What the report shows of this stage."""
+def write_measured(measured: Measured, drops: Iterable[Drop], out: Path) -> dict[str, int]:
+    """What the report shows of this stage, and its Drops; returns their number by reason.
+
+    A picture that cannot be read fails for each encoder alike and is one Drop.
+    """
     write_json(json.loads(measured.model_dump_json()), out / BOARDS_FILE)
+    kept = list(dict.fromkeys(drops))
+    write_jsonl((drop.model_dump() for drop in kept), out / DROPS_FILE)
+    return dict(sorted(Counter(drop.reason for drop in kept).items()))

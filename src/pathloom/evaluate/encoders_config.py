@@ -1,7 +1,7 @@
 """Entries of the stages that measure encoders side by side: zero-shot, retrieval, few-shot. No torch here."""
 
 import hashlib
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -20,6 +20,13 @@ from pathloom.stage import StageConfig
 Which = Literal["test", "all"]
 
 
+class EncodersSet(Record):
+    """One data set that all encoders are measured on."""
+
+    name: str
+    samples: tuple[str, ...]
+
+
 class EncodersConfig(StageConfig):
     """Common keys: the rows of the table are encoders, its columns data sets."""
 
@@ -29,6 +36,7 @@ class EncodersConfig(StageConfig):
         min_length=1,
         description="name in the table -> encoder as models/embed.py names it; stage:NAME is trained in this recipe",
     )
+    sets: tuple[EncodersSet, ...] = Field(min_length=1)
     published: bool = Field(
         default=True, description="show the paper's rows, marked published, beside the measured"
     )
@@ -41,6 +49,18 @@ class EncodersConfig(StageConfig):
     def _encoders_are_known(cls, encoders: dict[str, str]) -> dict[str, str]:
         return {name: parse_encoder(text).text for name, text in encoders.items()}
 
+    @model_validator(mode="after")
+    def _sets_differ_in_name(self) -> Self:
+        names = [one.name for one in self.sets]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sets are called {name!r}; each needs a name of its own")
+        return self
+
+    def needs(self) -> tuple[str, ...]:
+        named = [name for one in self.sets for name in one.samples]
+        return tuple(dict.fromkeys((*named, *encoder_stages(*self.encoders.values()))))
+
     def kinds_needed(self) -> dict[str, str]:
         return dict.fromkeys(encoder_stages(*self.encoders.values()), "contrastive")
 
@@ -49,11 +69,11 @@ class EncodersConfig(StageConfig):
             for kind in self.takes:
                 check_encoder(text, kind)
 
-    def encoders_fingerprint(self) -> str:
+    def fingerprint(self) -> str:
         return str([encoder_fingerprint(text) for text in self.encoders.values()])
 
 
-class ZeroShotSet(Record):
+class ZeroShotSet(EncodersSet):
     """One column: labelled pictures and the prompts of their classes."""
 
     name: str = Field(description="heading of the column; one of the paper's names puts its numbers beside")
@@ -87,14 +107,6 @@ class ZeroShotConfig(EncodersConfig):
     kind: Literal["zero_shot"]
     sets: tuple[ZeroShotSet, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _sets_differ_in_name(self) -> "ZeroShotConfig":
-        names = [one.name for one in self.sets]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two sets are called {name!r}; a column needs a name of its own")
-        return self
-
     def check(self) -> None:
         super().check()
         for one in self.sets:
@@ -104,14 +116,10 @@ class ZeroShotConfig(EncodersConfig):
         """A changed prompt file or encoder measures anew; "" for a file that `check` refuses."""
         paths = [prompts_path(one.prompts) for one in self.sets]
         hashes = [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths]
-        return f"{hashes} {self.encoders_fingerprint()}"
-
-    def needs(self) -> tuple[str, ...]:
-        named = [name for one in self.sets for name in one.samples]
-        return tuple(dict.fromkeys((*named, *encoder_stages(*self.encoders.values()))))
+        return f"{hashes} {super().fingerprint()}"
 
 
-class RetrievalSet(Record):
+class RetrievalSet(EncodersSet):
     """One board: pictures with their captions."""
 
     name: str = Field(description="title of the board; ARCH or Archive puts the paper's numbers beside")
@@ -143,23 +151,8 @@ class RetrievalConfig(EncodersConfig):
     def _once_and_ascending(cls, recall_at: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(recall_at)))
 
-    @field_validator("sets")
-    @classmethod
-    def _sets_have_own_names(cls, sets: tuple[RetrievalSet, ...]) -> tuple[RetrievalSet, ...]:
-        names = [one.name for one in sets]
-        if len(set(names)) < len(names):
-            raise ValueError(f"sets: {', '.join(names)}: each board needs a name of its own")
-        return sets
 
-    def needs(self) -> tuple[str, ...]:
-        named = [name for one in self.sets for name in one.samples]
-        return tuple(dict.fromkeys((*named, *encoder_stages(*self.encoders.values()))))
-
-    def fingerprint(self) -> str:
-        return self.encoders_fingerprint()
-
-
-class FewShotSet(Record):
+class FewShotSet(EncodersSet):
     """One set, measured apart: labelled pictures, split when they were ingested."""
 
     name: str = Field(description="heading of the tables; one of the paper's names puts its number beside")
@@ -199,22 +192,7 @@ class FewShotConfig(EncodersConfig):
             raise ValueError(f"{list(shots)}: whole numbers from 1, each larger than the one before")
         return shots
 
-    @field_validator("sets")
-    @classmethod
-    def _sets_have_their_own_names(cls, sets: tuple[FewShotSet, ...]) -> tuple[FewShotSet, ...]:
-        names = [one.name for one in sets]
-        if len(set(names)) < len(names):
-            raise ValueError("two sets have the same name; rename one")
-        return sets
-
     @field_validator("splits")
     @classmethod
     def _each_split_once(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(splits))
-
-    def needs(self) -> tuple[str, ...]:
-        named = [name for one in self.sets for name in one.samples]
-        return tuple(dict.fromkeys((*named, *encoder_stages(*self.encoders.values()))))
-
-    def fingerprint(self) -> str:
-        return self.encoders_fingerprint()

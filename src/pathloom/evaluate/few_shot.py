@@ -9,7 +9,6 @@ right answers over the runs: how far other patients would move this mean. How fa
 the spread of the runs, which the box plot shows.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathloom.evaluate.encoders import (
-    DROPS_FILE,
     NOT_FINITE,
     drop_of,
     each_encoder,
@@ -87,13 +85,10 @@ def run_few_shot(config: FewShotConfig, inputs: Mapping[str, Path], out: Path) -
     )
     write_jsonl(_run_lines(config, curves), out / RUNS)
     write_jsonl(_summary_lines(config, curves), out / SUMMARY)
-    kept = list(dict.fromkeys(drops))  # a picture that cannot be read fails for each encoder alike
-    write_jsonl((drop.model_dump() for drop in kept), out / DROPS_FILE)
-    write_measured(Measured(boards=boards), out)
     return {
         "samples_measured": sum(len(one.samples) for one in sets),
         "fits_not_converged": sum(run.unconverged for *_, runs in _points(config, curves) for run in runs),
-        "drops": dict(sorted(Counter(drop.reason for drop in kept).items())),
+        "drops": write_measured(Measured(boards=boards), drops, out),
     }
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "Interval",
     "Scored",
     "agreement",
+    "bootstrap_p",
     "compare",
     "confusion",
     "interval_of",
@@ -140,8 +141,7 @@ def compare(
     if task.metric == "accuracy" and all_single and np.isin(correct, (0.0, 1.0)).all():
         p_value = _mcnemar(correct[:, 0], correct[:, 1])
     else:
-        fewer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-        p_value = min(1.0, 2 * (1 + fewer) / (1 + len(differences)))
+        p_value = bootstrap_p(differences)
     return Difference(difference, low, high, len(pairs), p_value)
 
 
@@ -168,8 +168,7 @@ def compare_runs(
     sums = _Resampler(before[0], seed, num_resamples).of(components)
     differences = sums[:, 0] / sums[:, 1]
     low, high = _percentiles(differences)
-    fewer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    p_value = min(1.0, 2 * (1 + fewer) / (1 + len(differences)))
+    p_value = bootstrap_p(differences)
     return Difference(float((new - old).mean()), low, high, len(asked), p_value)
 
 
@@ -227,6 +226,12 @@ def agreement(
             value = float(tally.combine(tally.components.sum(axis=0)))
             intervals[name] = Interval(value, *_percentiles(tally.combine(resampled)))
     return intervals
+
+
+def bootstrap_p(differences: Floats) -> float:
+    """Two-sided p-value of resampled differences [resample], as `compare` says."""
+    fewer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * (1 + fewer) / (1 + len(differences)))
 
 
 def resampled_sums(

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pathloom.evaluate.encoders import (
-    DROPS_FILE,
     comparison,
     drop_of,
     each_encoder,
@@ -47,7 +46,7 @@ from pathloom.evaluate.report_records import Board, BoardRow, Cell, Comparison, 
 from pathloom.models.embed import Encoder
 from pathloom.nearest import TIE, pair_ranks
 from pathloom.schema import TEST_SPLIT, Drop, Sample
-from pathloom.stage import UserError, write_jsonl
+from pathloom.stage import UserError
 from pathloom.tasks.parsing import normalise
 from pathloom.tasks.task import Score
 
@@ -114,14 +113,12 @@ def run_retrieval(config: RetrievalConfig, inputs: Mapping[str, Path], out: Path
         boards.append(_board(config, of_set.name, scored, of_set.same[kept], found, drops[of_set.name]))
         comparisons += _compare(config, of_set.name, scored, found)
         measured[of_set.name] = len(kept)
-    write_measured(Measured(boards=tuple(boards), comparisons=tuple(comparisons)), out)
     every = [drop for of_set in drops.values() for drop in of_set]
-    write_jsonl((drop.model_dump() for drop in every), out / DROPS_FILE)
-    reasons = Counter(drop.reason for drop in every)
+    found_here = Measured(boards=tuple(boards), comparisons=tuple(comparisons))
     return {
         "samples_measured": sum(measured.values()),
         "pairs": measured,
-        "drops": dict(sorted(reasons.items())),
+        "drops": write_measured(found_here, every, out),
     }
 
 

@@ -87,16 +87,13 @@ def run_zero_shot(config: ZeroShotConfig, inputs: Mapping[str, Path], out: Path)
         answers[name] = {
             column.config.name: _answers(config, name, encoder, column, out) for column in columns
         }
-    write_measured(_measured(config, columns, sources, answers), out)
     write_jsonl(_score_lines(answers), out / SCORES)
     drops = [drop for column in columns for drop in column.drops]
     drops += [drop for sets in answers.values() for one in sets.values() for drop in one.drops]
-    drops = list(dict.fromkeys(drops))  # a picture that nobody can read is one Drop, not one for each encoder
-    write_jsonl((drop.model_dump(mode="json") for drop in drops), out / DROPS_FILE)
     return {
         "samples_measured": sum(len(one.scored) for one in next(iter(answers.values())).values()),
         "encoders": len(sources),
-        "drops": dict(Counter(drop.reason for drop in drops)),
+        "drops": write_measured(_measured(config, columns, sources, answers), drops, out),
     }
 
 

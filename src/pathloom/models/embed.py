@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pathloom.stage import UserError
+from pathloom.stage import UserError, files_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,8 +171,7 @@ def encoder_fingerprint(text: str) -> str:
     path = spec.path
     if path is None or not path.exists():
         return ""
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    return str([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+    return files_of(path)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pathloom.schema import Record
-from pathloom.stage import StageConfig, UserError
+from pathloom.stage import StageConfig, UserError, files_of
 
 
 def _each_once(stages: tuple[str, ...]) -> tuple[str, ...]:
@@ -70,12 +70,7 @@ class ClipRef(Record):
     def fingerprint(self) -> str:
         """Names, sizes and times of a folder's files, or of a file of weights; "" for what the entry says itself."""
         place = self.folder or self.pretrained
-        if place is None or not Path(place).exists():
-            return ""
-        files = (
-            sorted(one for one in Path(place).glob("*") if one.is_file()) if self.folder else [Path(place)]
-        )
-        return str([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+        return "" if place is None or not Path(place).exists() else files_of(Path(place))
 
 
 class ContrastiveConfig(StageConfig):
