@@ -9,7 +9,15 @@ from tests.fixtures import make_image, make_sample, noting, picture
 
 from pathloom import store
 from pathloom.schema import Drop, Event, Origin, Region
-from pathloom.store import SCHEMA, count_records, read_samples, shard_is_written, write_samples, write_shard
+from pathloom.store import (
+    SCHEMA,
+    count_records,
+    read_outlines,
+    read_samples,
+    shard_is_written,
+    write_samples,
+    write_shard,
+)
 
 
 def full_sample():
@@ -146,3 +154,14 @@ def test_counts_are_by_split_task_and_reason(tmp_path):
         "by_split_and_task": {"test/yes_no": 1, "train/yes_no": 2},
         "drops": {"x": 2, "y": 1},
     }
+
+
+def test_outlines_tell_who_stands_where_without_the_pictures(tmp_path):
+    sample = make_sample("a", split="test")
+    write_samples([sample], tmp_path)
+
+    (outline,) = read_outlines(tmp_path)
+
+    assert (outline.id, outline.task, outline.split) == ("a", sample.task, "test")
+    assert outline.origin.cluster == sample.origin.cluster
+    assert not outline.images

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pathloom.schema import Drop, Sample
+from pathloom.schema import Drop, Origin, Sample
 
 SAMPLES_PER_SHARD = 1024
 """Bounds the memory of one shard: about 100 MB at 100 kB a picture."""
@@ -165,6 +165,16 @@ def read_samples(folder: Path) -> Iterator[Sample]:
         for batch in pq.ParquetFile(shard).iter_batches(batch_size=128):
             for row in batch.to_pylist():
                 yield _from_row(row)
+
+
+def read_outlines(folder: Path) -> Iterator[Sample]:
+    """The Samples of a stage by id, task, split, source and group alone, all else empty: pictures are not read."""
+    for shard in sorted((folder / "samples").glob("*.parquet")):
+        with pq.ParquetFile(shard) as file:
+            rows = file.read(columns=["id", "task", "split", "origin.source", "origin.group"]).to_pylist()
+        for row in rows:
+            origin = Origin(source_id="", licence="", **row.pop("origin"))
+            yield Sample(question="", origin=origin, **row)
 
 
 def count_records(folder: Path) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def test_each_direction_stands_under_its_own_name_and_equals_brute_force(toy: To
 
 
 def released_script(images: np.ndarray, texts: np.ndarray, *, on_gpu: bool) -> dict[str, float]:
-    """What Patho-R1's retrieval script prints under `text-to-image`, after its branches: methods.md 2.4."""
+    """What Patho-R1's retrieval script prints under `text-to-image`, after the branches of its code."""
     if len(images) < 10_000 and on_gpu:
         queries, keys = images, texts  # its matrix is images x texts, and it ranks along the texts
     else:

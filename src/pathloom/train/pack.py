@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image as PILImage
 from tqdm import tqdm
 
 from pathloom.images import BadImage, decode, encode_png
-from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Drop, Origin, Sample
+from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Drop, Sample
 from pathloom.stage import UserError, read_jsonl, write_jsonl
-from pathloom.store import read_samples
+from pathloom.store import read_outlines, read_samples
 from pathloom.train.contrastive_config import WebdatasetConfig
 from pathloom.train.rows import refuse_held_out, refuse_shared_groups
 from pathloom.webdataset import ShardWriter, index_tar, read_sizes, read_span
@@ -80,7 +79,7 @@ def _check_outlines(config: WebdatasetConfig, folders: Sequence[Path]) -> list[i
     stage_of: dict[str, str] = {}
     for stage, folder in zip(config.samples, folders, strict=True):
         numbers.append(0)
-        for sample in _outlines(folder):
+        for sample in read_outlines(folder):
             if sample.split.startswith(FOLD_PREFIX):
                 raise UserError(
                     f"{config.name}.samples: sample {sample.id} is of {sample.split}, and shards are written once for "
@@ -97,20 +96,10 @@ def _check_outlines(config: WebdatasetConfig, folders: Sequence[Path]) -> list[i
             f"{config.name}.samples: {', '.join(config.samples)} hold no caption Sample of split train"
         )
     refuse_shared_groups(
-        (sample for folder in folders for sample in _outlines(folder) if _is_training(sample)),
-        (sample for folder in folders for sample in _outlines(folder) if sample.split == TEST_SPLIT),
+        (sample for folder in folders for sample in read_outlines(folder) if _is_training(sample)),
+        (sample for folder in folders for sample in read_outlines(folder) if sample.split == TEST_SPLIT),
     )
     return numbers
-
-
-def _outlines(folder: Path) -> Iterator[Sample]:
-    """The Samples of a stage by id, task, split and origin alone: pictures are not read."""
-    for path in sorted((folder / "samples").glob("*.parquet")):
-        with pq.ParquetFile(path) as file:
-            rows = file.read(columns=["id", "task", "split", "origin.source", "origin.group"]).to_pylist()
-        for row in rows:
-            origin = Origin(source_id="", licence="", **row.pop("origin"))
-            yield Sample(question="", origin=origin, **row)
 
 
 def _is_training(sample: Sample) -> bool:
