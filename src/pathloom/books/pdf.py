@@ -19,7 +19,7 @@ from pathloom.images import LIMITS
 from pathloom.stage import UserError
 
 MAX_PAGE_PIXELS = 1280 * 28 * 28
-"""Of a page image that a model reads; with SIZE_STEP_PX and ASPECT_PAGE from Patho-R1's code (data/ImageTextExtraction)."""
+"""Of a page image that a model reads; with SIZE_STEP_PX and ASPECT_PAGE from Patho-R1's released code."""
 SIZE_STEP_PX = 28
 ASPECT_PAGE = 49  # this page index, or the last one: covers and front matter differ in size
 

@@ -1,8 +1,9 @@
 """Captions of one phantom by five writers: the corpora of the small twin of PathoCLIP, and two held-out wordings.
 
-Patho-R1 trains on PathGen-1.6M first and then on a mixture with Quilt-1M, PathCap and textbooks (arXiv 2505.11404, section 3.2): many
-patches described by one language model, then the talk of teaching videos and the legends of figures. Three writers
-stand for these three; how often each names a fact, and the share of talk that is about nothing, are our own choice.
+Patho-R1 trains on PathGen-1.6M first and then on a mixture with Quilt-1M, PathCap and textbooks (arXiv
+2505.11404, section 3.2): many patches described by one language model, then the talk of teaching videos and the legends
+of figures. Three writers stand for these three; how often each names a fact, and the share of talk that is about
+nothing, are our own choice.
 The words of all of them are in pair_words.yaml and are made up: no sentence of a published corpus is used.
 """
 
