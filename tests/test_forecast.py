@@ -53,7 +53,7 @@ def answer(request: Request) -> Generation:
 
 
 def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GeneratorRef, "open", lambda ref: Echo(answer, "m"))
+    monkeypatch.setattr(GeneratorRef, "open", lambda ref, inputs: Echo(answer, "m"))
 
 
 def test_before_anything_ran_it_gives_an_upper_bound_and_says_so(recipe, tmp_path):

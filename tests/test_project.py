@@ -21,14 +21,14 @@ PACKAGE = SRC / "pathloom"
 # Imports point up this list only. Within a layer they may point anywhere as long as no circle arises, except
 # in the layer of ISOLATED, whose members do not know each other.
 LAYERS = (
-    {"__init__", "schema", "figures", "stage", "card"},
+    {"__init__", "schema", "attributes", "figures", "routing", "stage", "card"},
     {"images", "store", "tasks", "phantom", "webdataset", "nearest"},
     {"models"},
     {"generate", "benchmarks"},
     {"books"},
     {"ingest"},
     {"curate", "train", "evaluate", "serve"},
-    {"recipe", "run", "shards", "listing", "forecast", "doctor", "cli", "__main__"},
+    {"recipe", "run", "shards", "listing", "forecast", "doctor", "cli", "cli_benchmark", "__main__"},
 )
 ISOLATED = {"curate", "train", "evaluate", "serve"}
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -17,7 +17,11 @@ from pathloom.train.contrastive_config import ContrastiveConfig
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 # Vision tower included. 7B: 16584333312 bytes of bfloat16 in its model.safetensors.index.json; 3B: its hub page.
-PUBLISHED_PARAMETERS = {"Qwen/Qwen2.5-VL-3B-Instruct": 3.75e9, "Qwen/Qwen2.5-VL-7B-Instruct": 8.29e9}
+PUBLISHED_PARAMETERS = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3.75e9,
+    "Qwen/Qwen2.5-VL-7B-Instruct": 8.29e9,
+    "Qwen/Qwen3-VL-4B-Instruct": 4.44e9,
+}
 
 PLAIN = """
 name: plain

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 from tests.fixtures import make_image, make_sample
 
-from pathloom.schema import Event, Region, Sample
+from pathloom.schema import Attribute, Event, Region, Sample
 
 
 def test_a_misspelt_field_is_refused_where_it_is_written():
@@ -41,6 +41,16 @@ def test_a_region_names_a_picture_that_is_there():
     with pytest.raises(ValidationError, match="image 1 of 1"):
         make_sample(regions=(region,))
     assert make_sample(images=(make_image(0), make_image(1)), regions=(region,)).regions == (region,)
+
+
+def test_an_attribute_has_one_value():
+    small = Attribute(name="nuclear_size", value="normal", resolver="majority")
+    large = Attribute(name="nuclear_size", value="markedly enlarged", resolver="expert")
+
+    assert make_sample(attributes=(small,)).attribute("nuclear_size") == "normal"
+    assert make_sample(attributes=(small,)).attribute("chromatin") is None
+    with pytest.raises(ValidationError, match="nuclear_size stands twice"):
+        make_sample(attributes=(small, large))
 
 
 def test_a_changed_sample_keeps_its_history_and_leaves_the_old_one_alone():

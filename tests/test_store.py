@@ -8,7 +8,7 @@ import pytest
 from tests.fixtures import make_image, make_sample, noting, picture
 
 from pathloom import store
-from pathloom.schema import Drop, Event, Origin, Region
+from pathloom.schema import Annotation, Attribute, Drop, Event, Origin, Region, Said, Vote
 from pathloom.store import (
     SCHEMA,
     count_records,
@@ -33,6 +33,21 @@ def full_sample():
         finding="gland",
         asked_finding="duct",
         strata=("wording=unseen",),
+        annotations=(
+            Annotation(annotator="a", said=(Said(name="核仁", text="未见"),), caption="A cell."),
+            Annotation(annotator="b"),
+        ),
+        attributes=(
+            Attribute(
+                name="nucleoli",
+                value="none",
+                text="未见",
+                resolver="majority",
+                confidence=0.5,
+                votes=(Vote(annotator="a", value="none"), Vote(annotator="b")),
+            ),
+            Attribute(name="chromatin", value="fine even", resolver="truth"),
+        ),
         origin=Origin(
             source="book",
             source_id="p. 7",

@@ -6,13 +6,22 @@ from the task's other templates.
 
 from dataclasses import dataclass
 
+from pathloom.schema import Sample
 from pathloom.tasks import find_task
 from pathloom.tasks.task import Template
+
+OF_BENCHMARK = "benchmark="
+"""Begins the stratum of Samples that were made for one benchmark: no other one asks them."""
+DIMENSION = "dimension="
+"""Begins the stratum that says what a question is about, one of several sides of a picture that count alike."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """One row. `source` is `Sample.origin.source` ("*" for any); `size` is the expected number, None when it depends.
+
+    `stratum` is one that its Samples carry, where sources alone do not tell them. `metric` is the one it is reported
+    by; "" for the task's own.
 
     `version` is raised when the row changes so that older numbers are no longer comparable.
     """
@@ -25,6 +34,20 @@ class Benchmark:
     size: int | None
     citation: str
     licence: str
+    stratum: str = ""
+    metric: str = ""
+
+    @property
+    def primary_metric(self) -> str:
+        """What it is reported and compared by."""
+        return self.metric or find_task(self.task).metric
+
+    def asks(self, sample: Sample) -> bool:
+        """Whether the Sample is one of its own, whatever its split."""
+        if sample.task != self.task or self.source not in ("*", sample.origin.source):
+            return False
+        made_for = [stratum for stratum in sample.strata if stratum.startswith(OF_BENCHMARK)]
+        return self.stratum in sample.strata if self.stratum else not made_for
 
     def pinned_template(self) -> Template:
         return find_task(self.task).template(self.template)
@@ -80,6 +103,40 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     _drawn("basics", "one_box", "boxes", "list_1000"),
     _drawn("basics", "boxes", "boxes", "list_1000"),
     _drawn("basics", "scene_caption", "caption", "describe"),
+    Benchmark(
+        "morphopercept",
+        "*",
+        "choice",
+        "letter",
+        1,
+        None,
+        "after MorphoPercept-Bench, arXiv 2602.09523; its questions are not published",
+        "that of the pictures",
+        stratum=f"{OF_BENCHMARK}morphopercept",
+        metric="macro_accuracy",
+    ),
+    Benchmark(
+        "cytocell",
+        "*",
+        "choice",
+        "words",
+        1,
+        None,
+        "after CytoCell-Bench, arXiv 2602.09523; its questions are not published",
+        "that of the pictures",
+        stratum=f"{OF_BENCHMARK}cytocell",
+        metric="balanced_accuracy",
+    ),
+    Benchmark(
+        name="cytochat_choice",
+        source="cytochat",
+        task="choice",
+        template="letter",
+        version=1,
+        size=296,
+        citation="CytoChat, github.com/jaylinio/CytoChat, commit c1fafe6; its pictures are not published",
+        licence="academic or non-commercial research",
+    ),
     Benchmark("tiles_label", "*", "label", "classify", 1, None, "the folder's own", "the folder's own"),
     Benchmark("boxes_found", "*", "boxes", "list_1000", 1, None, "the folder's own", "the folder's own"),
 )

@@ -26,6 +26,7 @@ class ModelCard(Record):
     mpp_range: tuple[float, float] | None = None
     trained_on: tuple[str, ...] = ()
     num_train_samples: int = 0
+    num_replayed: int = Field(default=0, description="of the training Samples")
     num_parameters: int
     seed: int = 0
     pathloom_version: str

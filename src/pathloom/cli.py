@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pathloom import __version__
+from pathloom.cli_benchmark import add_benchmark
 
 DEFAULT_RUNS = "runs"
 
@@ -27,18 +28,26 @@ examples:
   pathloom review labelled --field subfield              a page on which a person corrects labels
 """
 _INGEST = """\
-Read textbooks and articles, PDF or scanned, into pairs of picture and description: figures with their captions,
-composites split into panels, and the sentences of the text that name them. All by rule, on this machine.
+Read a source into a folder, whose samples/ the stages of a recipe read. A killed run goes on where it stopped.
 
-DIR then holds pairs.jsonl, pictures/, gallery.html to look at, books.csv with a row a file, pages/ with the status of
-every page, and samples/ for the stages of a recipe. A killed run goes on where it stopped.
+books: textbooks and articles, PDF or scanned, into pairs of picture and description: figures with their captions,
+composites split into panels, and the sentences of the text that name them. All by rule, on this machine. DIR then also
+holds pairs.jsonl, pictures/, gallery.html to look at, books.csv with a row a file, and pages/ with the status of every
+page.
+
+cells: fields or slides with boxes of cells into one tile an anchor cell, with its box drawn and context kept.
+questions: published question files (CytoChat's workbooks) into test Samples; --set images=DIR where you have pictures.
 """
+_INGEST_PATHS = {"books": "path", "cells": "images", "questions": "path"}
+"""Source -> its key that PATH fills."""
 _INGEST_EPILOG = """\
 examples:
   pathloom ingest books atlas.pdf --out atlas              then open atlas/gallery.html
   pathloom ingest books shelf/ --out shelf_pairs --set licence="by agreement with the publisher"
   pathloom ingest books atlas.pdf --out measured --set truth=truth.jsonl     how often it errs on books you know
   pathloom review atlas --field keep                       a page on which a person checks the pairs
+  pathloom ingest cells fields/ --out tiles --set boxes=voc/ --set tile_px=128
+  pathloom ingest cells fields/ --out tiles --set detector=nuclei --set mpp=0.5 --set tile_um=56
   in a recipe: {name: books, kind: ingest, source: books, path: shelf}
 """
 _PHANTOM = """\
@@ -119,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_ingest(commands)
     _add_phantom(commands)
+    add_benchmark(commands, Path(DEFAULT_RUNS))
 
     plan = commands.add_parser(
         "plan",
@@ -175,14 +185,18 @@ def _parser() -> argparse.ArgumentParser:
 def _add_ingest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     ingest = commands.add_parser(
         "ingest",
-        help="read books, or another source, into a folder",
+        help="read books, cells, or another source into a folder",
         description=_INGEST,
         epilog=_INGEST_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    ingest.add_argument("source", choices=("books",), help="what is read; recipes can read every source")
     ingest.add_argument(
-        "path", type=Path, help="a PDF, a page image, or a folder of PDFs and folders of page images"
+        "source", choices=tuple(_INGEST_PATHS), help="what is read; recipes can read every source"
+    )
+    ingest.add_argument(
+        "path",
+        type=Path,
+        help="books: a PDF, a page image, or a folder of PDFs and folders of page images; others: a folder",
     )
     ingest.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that is made")
     ingest.add_argument(
@@ -190,7 +204,7 @@ def _add_ingest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a key: licence=CC-BY, pages.ocr=never (repeatable)",
+        help="set a key: licence=CC-BY, pages.ocr=never (repeatable)",
     )
     ingest.set_defaults(command=_ingest)
 
@@ -228,7 +242,7 @@ def _add_review(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "stage", nargs="?", metavar="STAGE", help="a stage of --runs by its name, or its folder"
     )
     review.add_argument(
-        "--field", default="subfield", help="what is asked: subfield (default), organ, or keep: keep or drop"
+        "--field", default="subfield", help="subfield (default), organ, contradiction, or keep: keep or drop"
     )
     review.add_argument("--limit", type=int, default=200, help="samples on the page (default: 200)")
     review.add_argument(
@@ -276,9 +290,11 @@ def _ingest(arguments: argparse.Namespace) -> int:
         "name": arguments.source,
         "kind": "ingest",
         "source": arguments.source,
-        "path": str(arguments.path),
+        _INGEST_PATHS[arguments.source]: str(arguments.path),
     }
     run_into(load_entry(entry, arguments.set), arguments.out, _say)
+    if arguments.source != "books":
+        return 0
     from pathloom.books.table import TABLE_FILE, table_lines
 
     print("\n".join(table_lines(arguments.out / TABLE_FILE)))
@@ -322,8 +338,8 @@ def _say(line: str) -> None:
 
 
 _LISTS = (
-    *("recipes", "kinds", "sources", "corpora", "steps", "tasks"),
-    *("benchmarks", "presets", "prompts", "phantoms", "runs"),
+    *("recipes", "kinds", "sources", "corpora", "attributes", "steps", "tasks"),
+    *("benchmarks", "presets", "prompts", "rules", "phantoms", "runs"),
 )
 
 

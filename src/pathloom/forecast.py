@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pathloom.curate.annotate_config import AnnotateConfig
 from pathloom.curate.config import ReasonConfig
 from pathloom.curate.forecast import Forecast, forecasts
 from pathloom.generate.fill import STORE_FILE
-from pathloom.ingest.source import IngestConfig
+from pathloom.ingest.cells import CellsConfig
+from pathloom.ingest.source import IngestConfig, WholeIngest
 from pathloom.recipe import Recipe
 from pathloom.run import PlannedStage, plan
 from pathloom.stage import StageConfig, UserError
@@ -25,14 +27,14 @@ def plan_lines(recipe: Recipe, runs: Path) -> Iterator[str]:
         if stage.done:
             yield head
         elif isinstance(config, IngestConfig):
-            units = _units(config, planned)
+            units = _units(config)
             yield head if units is None else f"{head}, {units:,} units"
         else:
             found = _forecasts(config, planned, runs)
             if found and not found[0].what:
                 head = f"{head}, {_in_words(found[0])}"
-            elif isinstance(config, ReasonConfig):
-                head = f"{head}, requests unknown until its sources can be read"
+            elif not found and isinstance(config, ReasonConfig | AnnotateConfig):
+                head = f"{head}, requests unknown until its sources are read"
             yield head
             for each in found:
                 if each.what:
@@ -63,18 +65,21 @@ def _forecasts(config: StageConfig, planned: Mapping[str, PlannedStage], runs: P
     if all(planned[name].done for name in names):
         inputs = {name: planned[name].folder for name in names}
         return forecasts(config, inputs, 0, runs / STORE_FILE)
-    counts = [_units(planned[name].config, planned) for name in names]
+    counts = [_most_samples(planned[name].config, planned) for name in names]
     known = [count for count in counts if count is not None]
     return forecasts(config, None, sum(known), runs / STORE_FILE) if len(known) == len(counts) else []
 
 
-def _units(config: StageConfig, planned: Mapping[str, PlannedStage]) -> int | None:
-    """Units of the sources behind a stage: as many Samples at the most, for sources with one Sample a unit. None where
-    a source cannot be read yet.
-    """
+def _units(config: IngestConfig) -> int | None:
+    """None where a source cannot be read yet."""
+    return None if _refusal(config) else len(config.plan())
+
+
+def _most_samples(config: StageConfig, planned: Mapping[str, PlannedStage]) -> int | None:
+    """Units of the sources behind a stage. None where one cannot be read yet, or has several Samples in a unit."""
     if isinstance(config, IngestConfig):
-        return None if _refusal(config) else len(config.plan())
-    counts = [_units(planned[name].config, planned) for name in getattr(config, "samples", ())]
+        return None if isinstance(config, CellsConfig | WholeIngest) else _units(config)
+    counts = [_most_samples(planned[name].config, planned) for name in getattr(config, "samples", ())]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 

@@ -5,8 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
+from pathloom.attributes import load_schema, shipped_schemas
 from pathloom.benchmarks import BENCHMARKS
+from pathloom.curate.annotation_prompts import annotation_prompt_lines
 from pathloom.curate.config import AnyStep
+from pathloom.curate.expert_rules import rule_lines, shipped_rules
 from pathloom.curate.prompts import prompt_lines
 from pathloom.curate.step import StepConfig
 from pathloom.evaluate.class_prompts import read_prompts, shipped_prompts
@@ -35,6 +38,8 @@ def list_lines(what: str, runs: Path) -> list[str]:
         return [corpus.line() for corpus in corpora().values()]
     if what == "steps":
         return [line for step in get_args(AnyStep) for line in _step_lines(step)]
+    if what == "attributes":
+        return [line for name in shipped_schemas() for line in _attribute_lines(name)]
     if what == "tasks":
         return [
             f"{task.name}: {task.metric}, templates {', '.join(t.name for t in task.templates)}"
@@ -53,6 +58,8 @@ def list_lines(what: str, runs: Path) -> list[str]:
         ] + [f"{preset.name}: open_clip" for preset in CLIP_PRESETS]
     if what == "prompts":
         return [_prompts_line(name) for name in shipped_prompts()]
+    if what == "rules":
+        return [line for name in shipped_rules() for line in rule_lines(name)]
     if what == "phantoms":
         return [f"{question.name}: {question.task}, e.g. {question.seen[0]!r}" for question in QUESTIONS]
     return [f"{folder.name}  {_seconds(folder)}" for folder in _stage_folders(runs)]
@@ -66,6 +73,14 @@ def _step_lines(step: type[StepConfig]) -> Iterator[str]:
         if name != "step":
             default = "needed" if field.is_required() else f"default {field.default!r}"
             yield f"    {name} ({default}){f': {field.description}' if field.description else ''}"
+
+
+def _attribute_lines(name: str) -> Iterator[str]:
+    """A shipped attribute schema, then each attribute with its values; "<" where they rise."""
+    schema = load_schema(name)
+    yield f"{name}: version {schema.version}, {schema.subject['en']} ({schema.subject['zh']})"
+    for kind in schema.attributes.values():
+        yield f"    {kind.name} ({kind.title['zh']}): {(' < ' if kind.ordered else ', ').join(kind.values)}"
 
 
 def _prompts_line(name: str) -> str:
@@ -87,10 +102,11 @@ def _stage_folders(runs: Path) -> list[Path]:
 
 
 def show_lines(thing: str, runs: Path, overrides: Sequence[str]) -> Iterator[str]:
-    """A recipe's stages, a stage's manifest, a Sample as the newest stage left it, or the prompts of `reason`."""
+    """A recipe's stages, a stage's manifest, a Sample as the newest stage left it, or the prompts that ask."""
     path = Path(thing)
     if thing == "prompts":
         yield from prompt_lines()
+        yield from annotation_prompt_lines()
     elif path.suffix in (".yaml", ".yml"):
         yield from _show_recipe(path, runs, overrides)
     elif (folder := find_stage(thing, runs)) is not None:
@@ -145,9 +161,26 @@ def explain_lines(sample_id: str, runs: Path) -> Iterator[str]:
     if sample.choices:
         yield f"  options: {'; '.join(sample.choices)}"
     yield f"  answer: {sample.answer or [list(region.box_px) for region in sample.regions]}"
+    yield from _described(sample)
     if sample.reasoning:
         yield f"  reasoning: {sample.reasoning}"
     yield from _answers(sample_id, runs)
+
+
+def _described(sample: Sample) -> Iterator[str]:
+    """What each annotator said, then what is held to be true and who voted for it."""
+    for annotation in sample.annotations:
+        said = "; ".join(f"{each.name}: {each.text}" for each in annotation.said)
+        caption = f"; caption: {annotation.caption}" if annotation.caption else ""
+        yield f"  annotator {annotation.annotator}: {said or 'nothing'}{caption}"
+    for attribute in sample.attributes:
+        facts: list[str] = [attribute.resolver]
+        if attribute.confidence is not None:
+            facts.append(f"confidence {attribute.confidence:.2f}")
+        if attribute.votes:
+            votes = ", ".join(f"{vote.annotator} {vote.value or 'cannot tell'}" for vote in attribute.votes)
+            facts.append(f"votes: {votes}")
+        yield f"  {attribute.name}: {attribute.value} ({'; '.join(facts)})"
 
 
 def _answers(sample_id: str, runs: Path) -> Iterator[str]:

@@ -15,10 +15,12 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pathloom.curate.annotate_config import AnnotateConfig, InstructConfig, ReleaseConfig
 from pathloom.curate.config import CurateConfig, ReasonConfig
 from pathloom.curate.features import EmbedConfig
 from pathloom.evaluate.config import EvaluateConfig, ProbeConfig, ReportConfig
 from pathloom.evaluate.encoders_config import FewShotConfig, RetrievalConfig, ZeroShotConfig
+from pathloom.evaluate.single_choice_config import BenchmarkConfig
 from pathloom.ingest import SOURCES
 from pathloom.models.export import ExportConfig
 from pathloom.models.init import InitConfig
@@ -30,6 +32,10 @@ KINDS: Mapping[str, type[StageConfig]] = {
     "embed": EmbedConfig,
     "curate": CurateConfig,
     "reason": ReasonConfig,
+    "annotate": AnnotateConfig,
+    "instruct": InstructConfig,
+    "release": ReleaseConfig,
+    "benchmark": BenchmarkConfig,
     "init": InitConfig,
     "export": ExportConfig,
     "webdataset": WebdatasetConfig,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from pathloom import __version__
@@ -56,6 +57,30 @@ def _reason(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any
     from pathloom.curate.reason import run_reason
 
     return run_reason(config, inputs, out)
+
+
+def _annotate(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.curate.annotate import run_annotate
+
+    return run_annotate(config, inputs, out)
+
+
+def _instruct(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.curate.instruct import run_instruct
+
+    return run_instruct(config, inputs, out)
+
+
+def _release(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.curate.release import run_release
+
+    return run_release(config, inputs, out)
+
+
+def _benchmark(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.evaluate.single_choice import run_benchmark
+
+    return run_benchmark(config, inputs, out)
 
 
 def _init(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
@@ -141,6 +166,10 @@ RUNNERS: Mapping[str, StageRunner] = {
     "embed": _embed,
     "curate": _curate,
     "reason": _reason,
+    "annotate": _annotate,
+    "instruct": _instruct,
+    "release": _release,
+    "benchmark": _benchmark,
     "init": _init,
     "export": _export,
     "webdataset": _webdataset,
@@ -242,6 +271,8 @@ def _run_stages(
             inputs = {name: folders[name] for name in stage.config.needs()}
             seconds, counts = _run_stage(stage, inputs, root / PARTIAL / stage.folder.name)
             say(f"{head}: {seconds:.1f} s, {stage.folder.name}{_kept_and_dropped(counts)}")
+            for warning in counts.get("warnings", ()):
+                say(f"  warning: {warning}")
         if stage.config.kind == "report":
             report = _publish(stage.folder, root / recipe.name)
     return report
@@ -273,17 +304,23 @@ def _kept_and_dropped(counts: Mapping[str, Any]) -> str:
     return f"; {', '.join(told)}" if told else ""
 
 
-def run_into(config: StageConfig, folder: Path, say: Callable[[str], None] = print) -> None:
-    """Run one stage that needs no other into a folder of the user's choice; work goes on in `FOLDER.partial`.
+def run_into(
+    config: StageConfig,
+    folder: Path,
+    say: Callable[[str], None] = print,
+    inputs: Mapping[str, Path] = MappingProxyType({}),
+) -> None:
+    """Run one stage into a folder of the user's choice; work goes on in `FOLDER.partial`.
 
+    `inputs` are the finished stages that it needs, each under the name that its entry has for it.
     Raises UserError for anything the user can mend, a folder that holds something else among it.
     """
     config.check()
     folder = folder.resolve()
-    stage = PlannedStage(config, _key(config, []), folder)
+    stage = PlannedStage(config, _key(config, [_key_of(inputs[name]) for name in config.needs()]), folder)
     partial = folder.with_name(folder.name + PARTIAL)
     if stage.done:
-        if json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["key"] != stage.key:
+        if _key_of(folder) != stage.key:
             raise UserError(
                 f"{folder}: holds the result of other settings or files; choose another --out or remove it"
             )
@@ -294,11 +331,16 @@ def run_into(config: StageConfig, folder: Path, say: Callable[[str], None] = pri
     try:
         with _lock(partial):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            seconds, counts = _run_stage(stage, {}, partial / stage.key)
+            seconds, counts = _run_stage(stage, inputs, partial / stage.key)
             shutil.rmtree(partial)  # also what other settings had begun
     except OSError as error:
         raise UserError(_explain_os_error(error, folder)) from error
     say(f"{folder}: {seconds:.1f} s{_kept_and_dropped(counts)}")
+
+
+def _key_of(folder: Path) -> str:
+    """Of a finished stage."""
+    return str(json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["key"])
 
 
 def _run_stage(

@@ -92,6 +92,48 @@ class Turn(Record):
     answer: str
 
 
+Resolver = Literal["truth", "source", "majority", "dawid_skene", "arbiter", "expert", "reviewer"]
+"""Who gave an attribute its value: a phantom's drawing, what the source states, a vote, a weighted vote, the Generator
+that was asked about a dispute, a rule of experts, a person.
+"""
+
+
+class Said(Record):
+    """What an annotator said about one attribute, in its own words under the attribute's name."""
+
+    name: str
+    text: str
+
+
+class Annotation(Record):
+    """What one annotator said about a Sample's pictures, before any of it is compared or corrected."""
+
+    annotator: str
+    said: tuple[Said, ...] = ()
+    caption: str = ""
+
+
+class Vote(Record):
+    """One annotator's answer about one attribute as a value of the attribute schema; None where it could not tell."""
+
+    annotator: str
+    value: str | None = None
+
+
+class Attribute(Record):
+    """One property of what a picture shows, as the size of a nucleus: a value of an attribute schema and who says so.
+
+    `text` keeps the words of a source where they are not the value itself. `confidence` in [0, 1] is that of a vote.
+    """
+
+    name: str
+    value: str
+    text: str | None = None
+    resolver: Resolver
+    confidence: float | None = Field(default=None, ge=0, le=1)
+    votes: tuple[Vote, ...] = ()
+
+
 class Drop(Record):
     """A record that could not be used, with the reason; counted in the manifest and kept beside the Samples."""
 
@@ -108,6 +150,8 @@ class Sample(Record):
     `regions`. `finding` is what the reasoning should name (a diagnosis, a stain); for a yes/no question
     `asked_finding` is what the question asks about, so that a named finding implies an answer.
     `strata` are subgroups that evaluation may report apart, for example "wording=unseen".
+
+    `annotations` are what weak annotators said of the pictures, `attributes` what is held to be true of them.
 
     `context` is what the source says about the pictures beyond question and answer: a caption's in-line reference, the
     caption that a question was written from, the truth of a phantom. Teachers, filters and reviewers read it; no prompt
@@ -131,6 +175,8 @@ class Sample(Record):
     organ: str | None = None
     level: Level | None = None
     strata: tuple[str, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
     origin: Origin
     history: tuple[Event, ...] = ()
 
@@ -142,6 +188,18 @@ class Sample(Record):
                     f"sample {self.id}: a region names image {region.image} of {len(self.images)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _an_attribute_has_one_value(self) -> "Sample":
+        names = [one.name for one in self.attributes]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"sample {self.id}: the attribute {name} stands twice")
+        return self
+
+    def attribute(self, name: str) -> str | None:
+        """The value of the attribute called `name`; None where nothing is held to be true of it."""
+        return next((one.value for one in self.attributes if one.name == name), None)
 
     def changed(self, event: Event, **fields: object) -> "Sample":
         """A checked copy with `fields` replaced and `event` added to its history."""

@@ -54,6 +54,23 @@ _EVENT = pa.struct(
         ("reviewer", pa.string()),
     ]
 )
+_ANNOTATION = pa.struct(
+    [
+        ("annotator", pa.string()),
+        ("said", pa.list_(pa.struct([("name", pa.string()), ("text", pa.string())]))),
+        ("caption", pa.string()),
+    ]
+)
+_ATTRIBUTE = pa.struct(
+    [
+        ("name", pa.string()),
+        ("value", pa.string()),
+        ("text", pa.string()),
+        ("resolver", pa.string()),
+        ("confidence", pa.float64()),
+        ("votes", pa.list_(pa.struct([("annotator", pa.string()), ("value", pa.string())]))),
+    ]
+)
 _COLUMNS = pa.schema(
     [
         ("id", pa.string()),
@@ -73,6 +90,8 @@ _COLUMNS = pa.schema(
         ("organ", pa.string()),
         ("level", pa.string()),
         ("strata", pa.list_(pa.string())),
+        ("annotations", pa.list_(_ANNOTATION)),
+        ("attributes", pa.list_(_ATTRIBUTE)),
         ("origin", _ORIGIN),
         ("history", pa.list_(_EVENT)),
     ]

@@ -47,7 +47,7 @@ class Asked:
             self.requests.append(request)
             return answer(request)
 
-        monkeypatch.setattr(GeneratorRef, "open", lambda ref: Echo(noted, "m"))
+        monkeypatch.setattr(GeneratorRef, "open", lambda ref, inputs: Echo(noted, "m"))
         monkeypatch.setattr(GeneratorRef, "name", lambda ref: "m")
 
     @property

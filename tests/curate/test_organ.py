@@ -94,7 +94,7 @@ def test_a_generator_is_asked_only_where_the_words_tell_nothing(tmp_path, monkey
         asked.append(request)
         return next(text for word, text in replies.items() if word in request.messages[-1].text)
 
-    monkeypatch.setattr(GeneratorRef, "open", lambda ref: Echo(reply, "m"))
+    monkeypatch.setattr(GeneratorRef, "open", lambda ref, inputs: Echo(reply, "m"))
     texts = captions("Colon, H&E.", *replies)
     samples, facts = run(tmp_path, texts, teacher=TEACHER)
     assert [sample.organ for sample in samples] == ["digestive", "breast", None, None]

@@ -50,7 +50,7 @@ class Teacher:
             self.asked.append(request)
             return self.reply(request)
 
-        monkeypatch.setattr(GeneratorRef, "open", lambda ref: Echo(answer, "m"))
+        monkeypatch.setattr(GeneratorRef, "open", lambda ref, inputs: Echo(answer, "m"))
         monkeypatch.setattr(GeneratorRef, "name", lambda ref: "m")
 
 

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
+from tests.curate.expert_cells import cell
 from tests.curate.reviews import example_page, ids_of, labelled, line, page_of, write_lines
 from tests.fixtures import make_image, make_sample, picture
 
 from pathloom.cli import main
 from pathloom.curate.decisions import DROP_REASONS, content_of
+from pathloom.curate.expert import ExpertStep
 from pathloom.curate.review import MAX_IMAGES_PER_SAMPLE, MAX_TEXT_CHARS, confidence_of, write_page
 from pathloom.curate.words import ORGANS, SUBFIELDS
 from pathloom.images import encode_png
-from pathloom.schema import Event, Image, Origin, Region, Sample, Turn
+from pathloom.schema import Attribute, Event, Image, Origin, Region, Sample, Turn, Vote
 from pathloom.stage import UserError
 from pathloom.store import write_samples
 
@@ -88,6 +90,62 @@ def test_no_text_of_a_sample_leaves_the_data(tmp_path):
     item = page_of(tmp_path / "p.html")["items"][0]
     assert item["id"] == sample.id
     assert item["context"] == HOSTILE.translate({0: "\u2400", 0x1B: "\u241b", 0x2028: "\ufffd"})
+
+
+def waiting(sample_id: str, **values: str) -> Sample:
+    """A cell that the step `expert` sent to review."""
+    after = ExpertStep(step="expert").prepare(lambda: iter(()), {}, 0).change(cell(sample_id, **values))
+    assert isinstance(after, Sample)
+    return after
+
+
+def test_a_page_about_contradictions_shows_what_awaits_review_and_what_it_breaks(tmp_path):
+    samples = [cell("fine"), waiting("a", chromatin="fine even"), waiting("corrected", nuclear_size="normal")]
+
+    page = write_page(samples, tmp_path / "p.html", field="contradiction", title="T")
+
+    assert (ids_of(tmp_path / "p.html"), page.num_samples) == (["a"], 1)
+    data = page_of(tmp_path / "p.html")
+    assert data["values"] == [
+        "class is right",
+        "attributes are right",
+        "both are right",
+        "neither is right",
+    ]
+    (item,) = data["items"]
+    shown = item["contradiction"]
+    assert shown["finding"] == "LSIL"
+    assert [line.partition(":")[0] for line in shown["lines"]] == ["LSIL-chromatin"]
+    of = {each["name"]: each for each in shown["attributes"]}
+    assert of["chromatin"] == {
+        "name": "chromatin",
+        "value": "fine even",
+        "by": "majority",
+        "votes": "fine even: a; slightly dark: b; cannot tell: c",
+        "broken": True,
+    }
+    assert [name for name, each in of.items() if each["broken"]] == ["chromatin"]
+    assert item["suggestion"] is None
+    with pytest.raises(UserError, match="no sample awaits review"):
+        write_page([cell()], tmp_path / "none.html", field="contradiction", title="T")
+
+
+def test_no_text_of_a_contradiction_leaves_the_data(tmp_path):
+    vote = Vote(annotator=HOSTILE, value=HOSTILE)
+    attribute = Attribute(name=HOSTILE, value=HOSTILE, resolver="majority", votes=(vote, vote))
+    note = Event(step="curate.expert", version=1, note=f"review: {HOSTILE}")
+    sample = cell().changed(note, finding=HOSTILE, attributes=(attribute,))
+
+    write_page([sample], tmp_path / "p.html", field="contradiction", title="T")
+
+    text = (tmp_path / "p.html").read_text()
+    assert "alert(1)</script>" not in text
+    assert text.count("<script") == text.count("</script") == 2
+    (item,) = page_of(tmp_path / "p.html")["items"]
+    shown = item["contradiction"]
+    cleaned = HOSTILE.translate({0: "\u2400", 0x1B: "\u241b", 0x2028: "\ufffd"})
+    assert (shown["finding"], shown["lines"]) == (cleaned, [cleaned])
+    assert shown["attributes"][0]["name"] == shown["attributes"][0]["value"] == cleaned
 
 
 def test_what_hides_or_reorders_text_is_made_visible_and_long_text_is_cut(tmp_path):
@@ -320,10 +378,11 @@ def test_the_same_samples_make_the_same_page_and_changed_ones_another(tmp_path):
     [
         ([], {}, "no samples to review"),
         (["a", "a"], {}, "two samples are named 'a'"),
-        (["a"], {"field": "colour"}, "known fields are subfield, organ, keep"),
+        (["a"], {"field": "colour"}, "known fields are subfield, organ, contradiction, keep"),
         (["a"], {"order": "best"}, "known orders are uncertain, sample"),
         (["a"], {"limit": 0}, "at least 1"),
         (["a"], {"field": "keep", "choices": ("x",)}, "choices cannot be given"),
+        (["a"], {"field": "contradiction", "choices": ("x",)}, "choices cannot be given"),
         (["a"], {"choices": tuple(map(str, range(30)))}, "30 choices, but the page has keys for at most 20"),
     ],
 )

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.curate.reviews import decided, example_page, labelled, line, write_lines
+from tests.curate.expert_cells import SCHEMA, cell
+from tests.curate.reviews import NOON, decided, example_page, labelled, line, write_lines
 
 from pathloom.curate.decisions import apply_export, content_of, read_decisions
+from pathloom.curate.expert import ExpertStep
 from pathloom.curate.review import write_page
 from pathloom.curate.reviewed import ReviewedStep
+from pathloom.routing import awaits_review
 from pathloom.schema import Drop, Event, Sample
 from pathloom.stage import UserError
 
@@ -295,3 +298,101 @@ def test_the_step_depends_on_the_content_of_its_files_and_not_on_their_time(tmp_
     assert step.fingerprint() == before
     write_lines(path, decided("a", "ihc"))
     assert step.fingerprint() != before
+
+
+def waiting(sample_id: str) -> Sample:
+    """A cell that the step `expert` sent to review: LSIL with fine even chromatin, and a nucleus of normal size."""
+    sample = cell(sample_id, chromatin="fine even", nuclear_size="normal")
+    after = ExpertStep(step="expert").prepare(lambda: iter(()), {}, 0).change(sample)
+    assert isinstance(after, Sample)
+    assert awaits_review(after)
+    return after
+
+
+def settled(sample: Sample, value: str, reviewer: str = "Ada") -> dict[str, Any]:
+    """A line of a review file about the contradiction of `sample`."""
+    content = content_of(sample, "contradiction")
+    given = {"sample_id": sample.id, "field": "contradiction", "value": value, "reviewer": reviewer}
+    return {**given, "note": "", "page_id": "0", "content": content, "decided_at": NOON}
+
+
+def test_a_contradiction_is_settled_as_reviewers_say_and_the_caption_is_written_anew(tmp_path):
+    verdicts = ("class is right", "attributes are right", "both are right", "neither is right")
+    samples = {verdict: waiting(verdict.replace(" ", "-")) for verdict in verdicts}
+    path = write_lines(tmp_path / "r.jsonl", *(settled(one, verdict) for verdict, one in samples.items()))
+
+    after, facts = run_step(path, *samples.values())
+
+    by_class, by_attributes, both, neither = (after[sample.id] for sample in samples.values())
+    assert isinstance(by_class, Sample)
+    assert isinstance(by_attributes, Sample)
+    assert isinstance(both, Sample)
+    assert isinstance(neither, Drop)
+    assert (neither.reason, neither.detail) == ("reviewed_out", "Ada: neither is right")
+    assert not any(map(awaits_review, (by_class, by_attributes, both)))
+    assert (by_class.finding, by_attributes.finding, both.finding) == ("LSIL", None, "LSIL")
+    assert by_class.attribute("nuclear_size") == "markedly enlarged"
+    assert by_class.attribute("chromatin") is None
+    assert by_attributes.attribute("nuclear_size") == both.attribute("nuclear_size") == "normal"
+    for sample in (by_class, by_attributes, both):
+        held = {each.name: each for each in sample.attributes}
+        assert held["nuclear_size"].resolver == "reviewer"
+        assert len(held["nuclear_size"].votes) == 3
+        assert held["nucleoli"].resolver == "majority"
+        assert sample.answer == SCHEMA.describe({name: each.value for name, each in held.items()})
+    assert [sample.history[-1].note for sample in (by_class, by_attributes, both)] == [
+        "contradiction class is right, nuclear_size normal -> markedly enlarged, chromatin fine even -> left out",
+        "contradiction attributes are right, class was LSIL",
+        "contradiction both are right",
+    ]
+    assert (facts["samples"], facts["agreement"]) == (4, {"contradiction": {"Ada": 0.25}})
+
+
+def test_reviewers_who_disagree_about_a_contradiction_leave_the_sample_waiting(tmp_path):
+    sample = waiting("a")
+    lines = settled(sample, "class is right"), settled(sample, "both are right", "Bo")
+
+    after, facts = run_step(write_lines(tmp_path / "r.jsonl", *lines), sample)
+
+    assert after["a"] == sample
+    assert (facts["conflicts"], facts["undecided"]) == (1, 1)
+
+
+def test_a_decision_about_a_contradiction_holds_for_the_class_the_attributes_and_the_rules_that_were_shown(
+    tmp_path,
+):
+    sample = waiting("a")
+    path = write_lines(tmp_path / "r.jsonl", settled(sample, "both are right"))
+    again = Event(step="curate.expert", version=1, note="review: by another rule")
+    label = sample.changed(Event(step="curate.subfield", version=1), subfield="ihc", answer="Other words.")
+
+    for other in (
+        sample.model_copy(update={"finding": "HSIL"}),
+        sample.model_copy(update={"attributes": cell().attributes}),
+        sample.changed(again),
+        cell("a", chromatin="fine even", nuclear_size="normal"),
+    ):
+        after, facts = run_step(path, other)
+        assert after["a"] == other
+        assert facts["changed_since"] == {"contradiction": 1}
+    after, _ = run_step(path, label)
+    assert isinstance(after["a"], Sample)
+    assert not awaits_review(after["a"])
+
+
+def test_another_table_than_the_one_that_sent_a_sample_to_review_is_refused(tmp_path):
+    sample = waiting("a")
+    path = write_lines(tmp_path / "r.jsonl", settled(sample, "class is right"))
+    table = tmp_path / "rules.yaml"
+    table.write_text(
+        "{name: mine, version: 1, attributes: cervical_cell, classes: [LSIL], rules: [{id: one, classes: [LSIL], "
+        "attribute: nucleoli, allowed: [none], severity: correct, source: a book}]}"
+    )
+    step = ReviewedStep(step="reviewed", files=(path,), rules=str(table))
+
+    with pytest.raises(UserError, match="sample a was sent to review by other rules than those of mine"):
+        step.prepare(lambda: iter([sample]), {}, 0).change(sample)
+    with pytest.raises(UserError, match="gone is neither a file nor a shipped table"):
+        ReviewedStep(step="reviewed", files=(path,), rules="gone").check("here")
+    usual = ReviewedStep(step="reviewed", files=(path,))
+    assert usual.fingerprint() != step.fingerprint()

@@ -50,6 +50,22 @@ def test_a_benchmark_of_any_source_takes_all_sources():
     assert held_out(samples, find_benchmark("tiles_label"), None) == samples
 
 
+def test_samples_made_for_a_benchmark_are_asked_by_that_one_alone():
+    open_one = Benchmark("any", "*", "choice", "letter", 1, None, "", "")
+    own = Benchmark("own", "*", "choice", "letter", 1, None, "", "", stratum="benchmark=own")
+    plain, made, other = (
+        make_sample(name, task="choice", choices=OPTIONS, answer="duct", split="test", strata=strata)
+        for name, strata in (
+            ("plain", ("wording=unseen",)),
+            ("made", ("wording=unseen", "benchmark=own")),
+            ("other", ("benchmark=other",)),
+        )
+    )
+
+    assert held_out([plain, made, other], open_one, None) == [plain]
+    assert held_out([plain, made, other], own, None) == [made]
+
+
 @pytest.mark.parametrize(
     ("limit", "ids"), [(1, [0]), (4, [0, 2, 5, 7]), (10, list(range(10))), (99, list(range(10)))]
 )
@@ -206,3 +222,25 @@ def test_every_benchmark_pins_a_template_of_its_task():
         assert benchmark.pinned_template().name == benchmark.template
     with pytest.raises(ValueError, match="no benchmark 'x'; known: phantom_diagnosis"):
         find_benchmark("x")
+
+
+def test_a_wrong_picture_is_one_that_was_asked_about_in_the_same_dimension():
+    """Of another dimension nothing is known but its own answer: its picture may show the very same."""
+    asked = [
+        make_sample(
+            f"{dimension} {index}",
+            task="choice",
+            choices=("low", "high"),
+            answer=("low", "high")[(index + turn) % 2],
+            images=(make_image(index),),
+            strata=(f"dimension={dimension}",),
+        )
+        for index in range(6)
+        for turn, dimension in enumerate(("size", "rim"))
+    ]
+
+    swapped = apply_control(asked, "wrong_image", seed=0)
+
+    assert len(swapped) == len(asked)
+    truth = {(sample.strata, sample.images[0].path): sample.answer for sample in asked}
+    assert all(truth[sample.strata, sample.images[0].path] != sample.answer for sample in swapped)

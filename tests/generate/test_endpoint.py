@@ -311,7 +311,7 @@ def test_no_message_holds_the_key(monkeypatch):
     ref = EndpointRef(
         url="http://127.0.0.1:9/v1", model="m", api_key_env="LAB_KEY", settings=quick(retries=0)
     )
-    opened = GeneratorRef(endpoint=ref).open()
+    opened = GeneratorRef(endpoint=ref).open({})
     assert isinstance(opened, Endpoint)
     assert opened._headers == {"Authorization": "Bearer sk-secret-123"}
     broken = Endpoint("http://127.0.0.1:9/v1", "m", api_key="sk-secret\r", settings=quick(retries=0))
@@ -324,7 +324,7 @@ def test_no_message_holds_the_key(monkeypatch):
     for odd in ("sk secret", "sk-\u00e9", 'sk\n"x"'):
         monkeypatch.setenv("LAB_KEY", odd)
         with pytest.raises(UserError, match="LAB_KEY holds signs that no key has") as caught:
-            GeneratorRef(endpoint=ref).open()
+            GeneratorRef(endpoint=ref).open({})
         assert "sk" not in str(caught.value).replace("LAB_KEY", "")
 
 

@@ -13,7 +13,17 @@ from pathloom.schema import Region, Turn
 from pathloom.stage import UserError
 from pathloom.store import read_samples
 from pathloom.tasks import TASKS, find_task
-from pathloom.train.rows import LeakError, Rows, mix, refuse_held_out, refuse_shared_groups, training_samples
+from pathloom.train.config import Replay
+from pathloom.train.rows import (
+    LeakError,
+    Replayed,
+    Rows,
+    mix,
+    refuse_held_out,
+    refuse_shared_groups,
+    replayed,
+    training_samples,
+)
 
 
 def test_training_takes_the_training_split_and_nothing_else():
@@ -71,6 +81,56 @@ def test_a_mixture_follows_its_weights_and_uses_all_of_a_small_task():
 def test_a_weight_for_a_task_without_samples_is_named():
     with pytest.raises(UserError, match=r"tasks\.count: there is no training Sample"):
         mix([make_sample()], {"yes_no": 1, "count": 1}, 0)
+
+
+def replay(**fields):
+    return Replay.model_validate({"samples": ["general"], "share": 0.2, **fields})
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.2, 20), (0.5, 80), (0.9, 720), (0.001, 1)])
+def test_replay_is_its_share_of_all_rows(share, count):
+    samples = [make_sample(f"g{index}") for index in range(30)]
+
+    chosen = replayed(samples, 80, replay(share=share), 0)
+
+    assert len(chosen) == count
+    times = {sample.id: chosen.count(sample) for sample in samples}
+    assert max(times.values()) - min(times.values()) <= 1
+
+
+def test_what_is_replayed_hangs_on_the_seed_alone():
+    samples = [make_sample(f"g{index}") for index in range(100)]
+
+    assert replayed(samples, 80, replay(), 3) == replayed(samples, 80, replay(), 3)
+    assert replayed(samples, 80, replay(), 3) != replayed(samples, 80, replay(), 4)
+
+
+def test_replay_follows_the_weights_of_its_tasks():
+    samples = [make_sample(f"y{i}") for i in range(90)] + [
+        make_sample(f"c{i}", task="count", answer="1") for i in range(10)
+    ]
+
+    chosen = replayed(samples, 300, replay(share=0.25, tasks={"yes_no": 1, "count": 1}), 0)
+
+    assert len(chosen) == 100
+    assert sum(sample.task == "count" for sample in chosen) == 50
+
+
+def test_a_replayed_row_is_asked_as_it_was_learnt_and_not_turned():
+    new, old = make_sample("cell"), make_sample("shape")
+    told = old.model_copy(update={"reasoning": "Seen."})
+    general = Replayed((told, *[old] * 20), "cot", augment=False)
+    rows = Rows([new] * 20, "direct", augment=True, seed=0, replayed=general)
+
+    first, replayed_one = rows.row(0), rows.row(20)
+    assert first["completion"][0]["content"][0]["text"] == "<answer>yes</answer>"
+    assert replayed_one["completion"][0]["content"][0]["text"] == "<think>Seen.</think><answer>yes</answer>"
+    assert first["prompt"][0] != replayed_one["prompt"][0], "the system prompt"
+    upright = np.asarray(load_pixels(new.images[0]))
+    as_they_are = [np.array_equal(np.asarray(rows.row(index)["images"][0]), upright) for index in range(41)]
+    assert len(rows.samples) == 41
+    assert not all(as_they_are[:20])
+    assert all(as_they_are[20:])
 
 
 def test_every_task_leaves_training_a_template_that_no_benchmark_pins():

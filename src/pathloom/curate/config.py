@@ -5,14 +5,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from pathloom.curate.apart import ApartStep
+from pathloom.curate.consensus import ConsensusStep
 from pathloom.curate.decontaminate import DecontaminateStep
 from pathloom.curate.difficulty import DifficultyStep
 from pathloom.curate.draw import DrawStep
 from pathloom.curate.duplicates import ImageDuplicatesStep
+from pathloom.curate.expert import ExpertStep
 from pathloom.curate.organ import OrganStep
 from pathloom.curate.prompts import WRITTEN, WrittenTask, prompts_hash
 from pathloom.curate.reasoning import ReasoningFilterStep
 from pathloom.curate.reviewed import ReviewedStep
+from pathloom.curate.simulated_labels import SimulatedLabelsStep
 from pathloom.curate.subfield import SubfieldStep
 from pathloom.curate.text_duplicates import NearDuplicatesStep
 from pathloom.curate.words import TAUGHT
@@ -31,6 +34,9 @@ AnyStep = (
     | ApartStep
     | ImageDuplicatesStep
     | DecontaminateStep
+    | ConsensusStep
+    | ExpertStep
+    | SimulatedLabelsStep
 )
 """Every step; a new one is one file and one name here."""
 
@@ -91,7 +97,7 @@ class ReasonConfig(StageConfig):
         return tasks
 
     def needs(self) -> tuple[str, ...]:
-        return self.samples
+        return tuple(dict.fromkeys((*self.samples, *self.teacher.needs())))
 
     def check(self) -> None:
         self.teacher.check(f"{self.name}.teacher")

@@ -35,7 +35,8 @@ def run_curate(config: CurateConfig, inputs: Mapping[str, Path], out: Path) -> d
     records = _through(read_all(config.samples, inputs), changes)
     by_step = write_records(records, out, config.name)
     write_json(facts, out / FACTS_FILE)
-    return {**count_records(out), "drops_by_step": by_step}
+    warnings = [warning for fact in facts for warning in fact.get("warnings", ())]
+    return {**count_records(out), "drops_by_step": by_step, **({"warnings": warnings} if warnings else {})}
 
 
 def write_records(records: Iterable[Sample | Drop], out: Path, name: str) -> dict[str, int]:

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import AwareDatetime, Field, ValidationError
 
 from pathloom.curate.words import ORGANS, SUBFIELDS
+from pathloom.routing import CONTRADICTION, review_note
 from pathloom.schema import Record, Sample
 from pathloom.stage import UserError, write_jsonl
 
@@ -27,7 +28,10 @@ KEPT = "kept"
 DROP_REASONS = ("wrong answer", "not supported by the text", "reveals the text", "bad language", "other")
 """Our own list: what a pathologist can find wrong with a written sample."""
 
-FIELDS = ("subfield", "organ", "keep")
+CLASS_IS_RIGHT, ATTRIBUTES_ARE_RIGHT = "class is right", "attributes are right"
+BOTH_ARE_RIGHT, NEITHER_IS_RIGHT = "both are right", "neither is right"
+
+FIELDS = ("subfield", "organ", CONTRADICTION, "keep")
 """What reviewers can be asked and the step `reviewed` can act on."""
 
 SHOWN_CONFLICTS = 10
@@ -45,21 +49,27 @@ def values_of(field: str) -> tuple[str, ...]:
         return SUBFIELDS
     if field == "organ":
         return tuple(ORGANS)
+    if field == CONTRADICTION:
+        return (CLASS_IS_RIGHT, ATTRIBUTES_ARE_RIGHT, BOTH_ARE_RIGHT, NEITHER_IS_RIGHT)
     return (KEEP, *(f"{DROP}: {reason}" for reason in DROP_REASONS)) if field == "keep" else ()
 
 
 def content_of(sample: Sample, field: str) -> str:
     """Digest of what a decision about `field` judges; a decision holds for a Sample only while this stays the same.
 
-    `keep` judges what was written: question, options, answer, earlier turns and reasoning. Every other field is a
-    label, judged from the pictures and what is told of them: question, answer (or caption), context and the file names
-    of the pictures, without their folder, so that a moved source voids no review. A Sample's labels are no part of it.
+    `keep` judges what was written: question, options, answer, earlier turns and reasoning. `contradiction` judges class
+    and attributes against the pictures, known by their names. Every other field is a label, judged from the pictures
+    and what is told of them: question, answer (or caption), context and the file names of the pictures, without their
+    folder, so that a moved source voids no review. A Sample's labels are no part of it.
     """
+    names = [Path(image.path).name for image in sample.images]
     if field == "keep":
         earlier = [[turn.question, turn.answer] for turn in sample.earlier]
         judged: list[Any] = [sample.question, sample.choices, sample.answer, earlier, sample.reasoning]
+    elif field == CONTRADICTION:
+        held = [[attribute.name, attribute.value] for attribute in sample.attributes]
+        judged = [sample.finding, held, review_note(sample), names]
     else:
-        names = [Path(image.path).name for image in sample.images]
         judged = [sample.question, sample.answer, sample.context, names]
     return hashlib.sha256(json.dumps(judged).encode()).hexdigest()[:CONTENT_DIGITS]
 

@@ -37,6 +37,9 @@ class OrganStep(StepConfig):
     step: Literal["organ"]
     teacher: Asking | None = None
 
+    def needs(self) -> tuple[str, ...]:
+        return self.teacher.needs() if self.teacher else ()
+
     def check(self, where: str) -> None:
         if self.teacher is not None:
             self.teacher.check(f"{where}.teacher")
@@ -94,6 +97,7 @@ class OrganStep(StepConfig):
                 store,
                 _read_organ,
                 "organ",
+                inputs,
             )
             known = {}
             for index, (sample_id, request) in enumerate(self.requests(read())):

@@ -37,7 +37,12 @@ def run_reason(config: ReasonConfig, inputs: Mapping[str, Path], out: Path) -> d
 
     with AnswerStore(store_beside(inputs)) as store:
         answers = fill(
-            lambda: plan_requests(config, inputs, Counter()), config.teacher, store, _read, config.name
+            lambda: plan_requests(config, inputs, Counter()),
+            config.teacher,
+            store,
+            _read,
+            config.name,
+            inputs,
         )
         write_records(_records(config, inputs, answers, passed), out, config.name)
     write_json([{"step": "reason", **answers.usage}], out / FACTS_FILE)

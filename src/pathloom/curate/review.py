@@ -20,17 +20,23 @@ import jinja2
 from PIL import Image as PILImage
 
 from pathloom.curate.decisions import (
+    ATTRIBUTES_ARE_RIGHT,
+    BOTH_ARE_RIGHT,
+    CLASS_IS_RIGHT,
     DROP,
     DROP_REASONS,
     FIELDS,
     KEEP,
     KEPT,
+    NEITHER_IS_RIGHT,
     PAGE_DATA,
     content_of,
     values_of,
 )
+from pathloom.curate.expert import BREAK_JOIN
 from pathloom.images import BadImage, load_pixels
-from pathloom.schema import Event, Image, Sample
+from pathloom.routing import CONTRADICTION, awaits_review, review_note
+from pathloom.schema import Attribute, Event, Image, Sample
 from pathloom.stage import UserError
 from pathloom.store import read_samples
 
@@ -47,6 +53,13 @@ _ASKS: Mapping[str, str] = {
     "subfield": "Which sub-field is it?",
     "organ": "Which organ system is it?",
     "keep": "Is this sample right?",
+    CONTRADICTION: "Class and attributes contradict each other. Which is right?",
+}
+_CONTRADICTION_LABELS: Mapping[str, str] = {
+    CLASS_IS_RIGHT: "The class is right: correct the attributes",
+    ATTRIBUTES_ARE_RIGHT: "The attributes are right: take the class away",
+    BOTH_ARE_RIGHT: "Both are right: keep them",
+    NEITHER_IS_RIGHT: "Neither is right: drop the sample",
 }
 _COMMAND_KEYS = "hlunef"
 
@@ -98,6 +111,7 @@ def write_page(
     (default: the Sample's own), `confidence` in [0, 1] that of the suggestion (default: from the Sample's history).
     Order `uncertain`: lowest confidence first, then Samples without one, then those that the step `reviewed` has seen;
     `sample`: drawn by `seed`. Either is the same however the Samples are ordered. Memory holds `limit` Samples.
+    The field `contradiction` shows the Samples that await review, no others.
 
     Raises UserError.
     """
@@ -106,6 +120,8 @@ def write_page(
     if limit < 1:
         raise UserError(f"--limit {limit}: at least 1 sample is needed")
     asked = _asked(field, choices)
+    if field == CONTRADICTION:
+        samples = filter(awaits_review, samples)
     suggest = suggested or (lambda sample: _own_label(sample, field))
     confide = confidence or (lambda sample: confidence_of(sample, field))
     num_samples = 0
@@ -126,10 +142,14 @@ def write_page(
             raise UserError(f"two samples are named {sample.id!r}: a decision could not tell them apart")
         ids.add(sample.id)
         item = _item(sample, suggest(sample), confide(sample), asked["values"], content_of(sample, field))
+        if field == CONTRADICTION:
+            item["contradiction"] = _contradiction(sample)
         num_bytes += len(json.dumps(item))
         if full := (num_bytes > max_bytes and bool(items)):
             break
         items.append(item)
+    if not items and field == CONTRADICTION:
+        raise UserError("no sample awaits review: the step `expert` sent none, or reviewers have settled all")
     if not items:
         raise UserError("there are no samples to review; does the stage that should hold them hold any?")
     page_id = hashlib.sha256(json.dumps([asked, items], sort_keys=True).encode()).hexdigest()[:12]
@@ -184,8 +204,8 @@ def _own_label(sample: Sample, field: str) -> str | None:
 
 def _asked(field: str, choices: Sequence[str]) -> dict[str, Any]:
     """What the page asks: `values` may be exported; a choice without a value opens the `reasons`."""
-    if field == "keep" and choices:
-        raise UserError("choices cannot be given for the field 'keep'")
+    if field in ("keep", CONTRADICTION) and choices:
+        raise UserError(f"choices cannot be given for the field {field!r}")
     values = tuple(choices) or values_of(field)
     if not values:
         raise UserError(f"--field {field}: known fields are {', '.join(FIELDS)}")
@@ -199,8 +219,9 @@ def _asked(field: str, choices: Sequence[str]) -> dict[str, Any]:
             for number, reason in enumerate(DROP_REASONS, start=1)
         ]
     else:
-        keys = _keys(values)
-        first = [{"value": v, "label": v, "key": key} for v, key in zip(values, keys, strict=True)]
+        labels = _CONTRADICTION_LABELS if field == CONTRADICTION else {}
+        pairs = zip(values, _keys(values), strict=True)
+        first = [{"value": v, "label": labels.get(v, v), "key": key} for v, key in pairs]
         reasons = []
     ask = _ASKS.get(field, f"{field}?")
     return {"field": field, "ask": ask, "values": list(values), "choices": first, "reasons": reasons}
@@ -243,6 +264,36 @@ def _item(
         "context": _shown(sample.context),
         "facts": [[name, _shown(str(value))] for name, value in _facts(sample) if value not in (None, "")],
     }
+
+
+def _contradiction(sample: Sample) -> dict[str, Any]:
+    """The class, the rules that are broken, and every attribute with who gave it and what each annotator said."""
+    lines = (review_note(sample) or "").split(BREAK_JOIN)
+    attributes = [
+        {
+            "name": _shown(one.name.replace("_", " ")),
+            "value": _shown(one.value),
+            "by": one.resolver.replace("_", " "),
+            "votes": _shown(_votes(one)),
+            "broken": any(f": {one.name} is {one.value}, but " in line for line in lines),
+        }
+        for one in sample.attributes
+    ]
+    return {
+        "finding": _shown(sample.finding or ""),
+        "lines": list(map(_shown, lines)),
+        "attributes": attributes,
+    }
+
+
+def _votes(attribute: Attribute) -> str:
+    """Who said what: "all 3", or each value with those who said it."""
+    said: dict[str, list[str]] = {}
+    for vote in attribute.votes:
+        said.setdefault(vote.value or "cannot tell", []).append(vote.annotator)
+    if len(said) == 1 and attribute.value in said:
+        return f"all {len(attribute.votes)}"
+    return "; ".join(f"{value}: {', '.join(who)}" for value, who in said.items())
 
 
 def _facts(sample: Sample) -> list[tuple[str, object]]:

@@ -69,8 +69,18 @@
   const option = ({text, right}) =>
     el("li", right ? "right" : "", el("span", "text", text), right ? el("small", "", "\u2713 right answer") : null);
 
+  const attribute = ({name, value, by, votes, broken}) => el("tr", broken ? "broken" : "",
+    el("th", "text", (broken ? "\u26a0 " : "") + name), el("td", "text", value), el("td", "", by),
+    el("td", "text", votes));
+  const headings = ["Attribute", "Value", "Given by", "What annotators said"];
+  const contradiction = ({finding, lines, attributes}) => [
+    el("section", "", el("h3", "", "Class"), el("h2", "text", finding)),
+    el("section", "", el("h3", "", "What contradicts the class"), el("ul", "against", ...lines.map((line) => el("li", "text", line)))),
+    el("table", "", el("tbody", "", el("tr", "", ...headings.map((heading) => el("th", "", heading))), ...attributes.map(attribute)))];
+
   const drawItem = (item) => {
     const words = el("div", "words",
+      ...(item.contradiction ? contradiction(item.contradiction) : []),
       item.earlier.length ? el("section", "", el("h3", "", "Earlier in this conversation"), el("div", "turns", ...item.earlier.map(turn))) : null,
       item.question ? el("section", "", el("h3", "", "Question"), el("h2", "text", item.question)) : null,
       item.choices.length ? el("ul", "options", ...item.choices.map(option)) : null,

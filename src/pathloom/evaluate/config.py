@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pathloom.benchmarks import find_benchmark
 from pathloom.models.embed import check_encoder, encoder_fingerprint, encoder_stages, parse_encoder
+from pathloom.schema import Record
 from pathloom.stage import ModelRef, StageConfig
 from pathloom.tasks import find_task
 from pathloom.tasks.task import Style
@@ -16,7 +17,7 @@ Control = Literal["no_image", "wrong_image", "shuffled_options"]
 class EvaluateConfig(StageConfig):
     """Entry of a recipe: a list of benchmarks on a model folder, with controls where asked for."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     kind: Literal["evaluate"]
     model: ModelRef
@@ -48,7 +49,7 @@ class EvaluateConfig(StageConfig):
 class ProbeConfig(StageConfig):
     """Entry of a recipe: logistic regression on the features of a pretrained encoder, on the same split."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     kind: Literal["probe"]
     samples: tuple[str, ...] = Field(min_length=1)
@@ -82,10 +83,19 @@ class ProbeConfig(StageConfig):
         return encoder_fingerprint(self.encoder)
 
 
+class Forgetting(Record):
+    """How much of what training lost remains where old data are replayed; each side a stage or a name of `repeats`."""
+
+    suite: str
+    before: str = Field(description="measured before the training that forgets")
+    without: str = Field(description="measured after it, nothing replayed")
+    replayed: str = Field(description="measured after the same training with replay")
+
+
 class ReportConfig(StageConfig):
     """Entry of a recipe: one page over what the named stages measured, in this order."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     kind: Literal["report"]
     title: str = ""
@@ -96,8 +106,34 @@ class ReportConfig(StageConfig):
     repeats: dict[str, tuple[str, ...]] = Field(
         default={}, description="name -> evaluate stages of one training with several seeds, compared as one"
     )
+    suites: dict[str, tuple[str, ...]] = Field(
+        default={}, description="name -> benchmarks whose primary metrics are averaged, as a general skill"
+    )
+    forgetting: tuple[Forgetting, ...] = ()
     num_examples: int = Field(default=12, ge=0, description="for each stage and benchmark")
     notes: tuple[str, ...] = ()
+
+    @field_validator("suites")
+    @classmethod
+    def _suites_are_of_benchmarks(cls, suites: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, benchmarks in suites.items():
+            if not benchmarks or len(set(benchmarks)) < len(benchmarks):
+                raise ValueError(f"{name}: name at least one benchmark, and none twice")
+            for benchmark in benchmarks:
+                find_benchmark(benchmark)
+        return suites
+
+    @model_validator(mode="after")
+    def _forgetting_is_of_what_is_shown(self) -> "ReportConfig":
+        for one in self.forgetting:
+            if one.suite not in self.suites:
+                raise ValueError(f"forgetting: {one.suite!r} is none of suites: {', '.join(self.suites)}")
+            for side in (one.before, one.without, one.replayed):
+                if side not in (*self.stages, *self.repeats):
+                    raise ValueError(
+                        f"forgetting: {side} is neither among the report's stages nor in repeats"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _repeats_are_shown(self) -> "ReportConfig":

@@ -87,7 +87,12 @@ def _requests(config: EvaluateConfig, samples: Sequence[Sample]) -> list[Request
         if not chosen:
             raise UserError(
                 f"{config.name}.benchmarks: {', '.join(config.samples)} hold no held-out Sample of {name} "
-                f"(task {benchmark.task}, source {benchmark.source})"
+                f"(task {benchmark.task}, source {benchmark.source}"
+                + (
+                    f", stratum {benchmark.stratum}: a stage `benchmark` makes them)"
+                    if benchmark.stratum
+                    else ")"
+                )
             )
         original = {sample.id: sample for sample in chosen}
         for control in (NO_CONTROL, *config.controls):

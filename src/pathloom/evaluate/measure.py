@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pathloom.benchmarks import find_benchmark
+from pathloom.benchmarks import Benchmark, find_benchmark
 from pathloom.evaluate.metrics import Interval, Scored, agreement, confusion, measure
 from pathloom.evaluate.report_records import Confusion, Row
 from pathloom.evaluate.select import NO_CONTROL
+from pathloom.evaluate.tallies import MACRO_ACCURACY, chance
 from pathloom.schema import Sample
 from pathloom.stage import UserError, read_jsonl, write_json, write_jsonl
 from pathloom.tasks import find_task
 from pathloom.tasks.parsing import reasoning_of
-from pathloom.tasks.task import Score, Task
+from pathloom.tasks.task import Score
 
 METRICS = "metrics.json"
 SCORES = "scores.jsonl"
+CONFUSION_LABELS_MAX = 40
+"""Our own choice, about what a page's width holds: questions with options of their own have hundreds of answers."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,12 @@ def write_measurements(
     rows: list[Row] = []
     confusions: list[Confusion] = []
     for (name, control), part in _parts(predictions):
-        rows += _rows(stage, name, control, part, num_resamples=num_resamples, seed=seed)
-        if control == NO_CONTROL and find_benchmark(name).task in ("choice", "label"):
+        benchmark = find_benchmark(name)
+        rows += _rows(stage, benchmark, control, part, num_resamples=num_resamples, seed=seed)
+        if control == NO_CONTROL and _has_classes(benchmark):
             labels, counts = confusion([one.scored for one in part])
-            confusions.append(Confusion(stage=stage, benchmark=name, labels=labels, counts=counts))
+            if len(labels) <= CONFUSION_LABELS_MAX:
+                confusions.append(Confusion(stage=stage, benchmark=name, labels=labels, counts=counts))
     write_jsonl(map(_score_line, predictions), out / SCORES)
     # model_dump_json writes null where a number could not be computed; JSON has no NaN
     measured: dict[str, list[Any]] = {"rows": rows, "confusions": confusions}
@@ -55,29 +60,29 @@ def write_measurements(
     )
 
 
+def _has_classes(benchmark: Benchmark) -> bool:
+    """Whether all of its answers are of one kind: those about several dimensions make no table of confusion."""
+    return benchmark.task in ("choice", "label") and benchmark.primary_metric != MACRO_ACCURACY
+
+
 def _rows(
-    stage: str, name: str, control: str, part: Sequence[Prediction], *, num_resamples: int, seed: int
+    stage: str,
+    benchmark: Benchmark,
+    control: str,
+    part: Sequence[Prediction],
+    *,
+    num_resamples: int,
+    seed: int,
 ) -> list[Row]:
-    """The primary metric first, then the others, the agreement of reasoning and answer, and the strata."""
-    task = find_task(find_benchmark(name).task)
+    """The primary metric first, then the others, the agreement of reasoning and answer, and the task's by stratum."""
+    task, primary = find_task(benchmark.task), benchmark.primary_metric
     scored = [one.scored for one in part]
-    numbers = {
-        (metric, len(part)): interval for metric, interval in _measure(task, scored, num_resamples, seed)
-    }
-    if control == NO_CONTROL and any(reasoning_of(one.completion) for one in part):
-        completions = [one.completion for one in part]
-        for metric, interval in agreement(
-            task, scored, completions, seed=seed, num_resamples=num_resamples
-        ).items():
-            numbers[metric, len(part)] = interval
-        for stratum, members in _strata(scored):
-            for metric, interval in _measure(task, members, num_resamples, seed):
-                if metric == task.metric:
-                    numbers[f"{metric} ({stratum})", len(members)] = interval
-    return [
-        Row(
+    draws: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
+
+    def row(metric: str, interval: Interval, n: int, by_chance: float | None = None) -> Row:
+        return Row(
             stage=stage,
-            benchmark=name,
+            benchmark=benchmark.name,
             task=task.name,
             metric=metric,
             control=control,
@@ -85,17 +90,25 @@ def _rows(
             low=interval.low,
             high=interval.high,
             n=n,
-            chance=task.chance([one.sample for one in part]) if metric == task.metric else None,
-            primary=metric == task.metric,
+            chance=by_chance,
+            primary=metric == primary,
         )
-        for (metric, n), interval in numbers.items()
+
+    by_chance = chance(task, [one.sample for one in part], primary)
+    rows = [
+        row(metric, interval, len(part), by_chance if metric == primary else None)
+        for metric, interval in measure(task, scored, metric=primary, **draws).items()
     ]
-
-
-def _measure(
-    task: Task, scored: Sequence[Scored], num_resamples: int, seed: int
-) -> Iterable[tuple[str, Interval]]:
-    return measure(task, scored, seed=seed, num_resamples=num_resamples).items()
+    if control != NO_CONTROL:
+        return rows
+    if any(reasoning_of(one.completion) for one in part):
+        agreeing = agreement(task, scored, [one.completion for one in part], **draws)
+        rows += [row(metric, interval, len(part)) for metric, interval in agreeing.items()]
+    for stratum, members in _strata(scored):
+        interval = measure(task, members, **draws)[task.metric]
+        by_chance = task.chance([one.sample for one in members])
+        rows.append(row(f"{task.metric} ({stratum})", interval, len(members), by_chance))
+    return rows
 
 
 def read_predictions(folder: Path, samples: dict[str, Sample]) -> list[Prediction]:

@@ -1,7 +1,7 @@
 """Many Scores to metrics with 95 % intervals, paired differences, confusion and agreement of reasoning and answer.
 
-Every metric is a sum over Samples followed by a formula (`_Tally`). A resample therefore only weights the sums of
-the groups, so that all resamples are one matrix product.
+Every metric is a sum over Samples followed by a formula (`tallies.Tally`). A resample therefore only weights the sums
+of the groups, so that all resamples are one matrix product.
 
 Intervals are percentile bootstrap (Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3) over
 whole groups of `Sample.origin.cluster`, because Samples of one patient, slide or book are not independent (Field &
@@ -12,20 +12,20 @@ between groups: then Samples are resampled, the interval is too narrow for a cla
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pathloom.evaluate.reasoning import finding_vocabulary, named_finding
-from pathloom.schema import Sample
+from pathloom.evaluate.tallies import Floats, Scored, class_order, mean_tally, tallies
 from pathloom.tasks.parsing import normalise, reasoning_of
-from pathloom.tasks.task import Score, Task
+from pathloom.tasks.task import Task
 
 __all__ = [
     "Difference",
+    "Floats",
     "Interval",
     "Scored",
     "agreement",
@@ -39,18 +39,8 @@ __all__ = [
     "resampling_unit",
 ]
 
-Floats = NDArray[np.float64]
-
 CELLS_AT_ONCE = 2_000_000
 """Weights held at once (resamples x groups): bounds memory to some 50 MB."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A Sample and the Score of one answer to it."""
-
-    sample: Sample
-    score: Score
 
 
 @dataclass(frozen=True)
@@ -73,23 +63,11 @@ class Difference:
     p_value: float
 
 
-@dataclass(frozen=True)
-class _Tally:
-    """A metric as sums and a formula.
-
-    components  [sample, component]
-    combine     sums [..., component] -> values [...]; NaN where the metric is undefined
-    """
-
-    components: Floats
-    combine: Callable[[Floats], Floats]
-
-
 # ------------------------------------------------------------------------------------------------- public
 def measure(
-    task: Task, scored: Sequence[Scored], *, seed: int = 0, num_resamples: int = 2000
+    task: Task, scored: Sequence[Scored], *, metric: str = "", seed: int = 0, num_resamples: int = 2000
 ) -> dict[str, Interval]:
-    """The task's metric, then "parse_rate", then the task's further metrics, each with its interval.
+    """`metric`, or the task's own, then "parse_rate", then the further ones of `tallies`, each with its interval.
 
     An answer that could not be parsed counts as wrong: 0 in every mean, never a predicted label, and all its true
     boxes missed (one false box where the picture holds none, so that silence does not pay). The one exception is
@@ -97,14 +75,11 @@ def measure(
     Boxes: precision, recall and f1 pool all boxes at IoU 0.5; ap50 and mean_iou are means over Samples.
     The same seed gives the same interval. Raises ValueError for no Samples.
     """
-    tallies = _tallies(task, scored)
     sums = _Resampler(scored, seed, num_resamples)
-    intervals: dict[str, Interval] = {}
-    for name, tally in tallies.items():
-        value = tally.combine(tally.components.sum(axis=0))
-        low, high = _percentiles(tally.combine(sums.of(tally.components)))
-        intervals[name] = Interval(float(value), low, high)
-    return intervals
+    return {
+        name: interval_of(tally.value, tally.combine(sums.of(tally.components)))
+        for name, tally in tallies(task, scored, metric).items()
+    }
 
 
 def compare(
@@ -112,10 +87,11 @@ def compare(
     before: Sequence[Scored],
     after: Sequence[Scored],
     *,
+    metric: str = "",
     seed: int = 0,
     num_resamples: int = 2000,
 ) -> Difference:
-    """The paired difference, after minus before, of the task's metric, by resampling groups with both answers.
+    """The paired difference, after minus before, of `metric` or the task's own, by resampling groups with both answers.
 
     p-value: McNemar's test in its exact form (McNemar 1947, Psychometrika 12, 153-157; two-sided binomial with
     p = 1/2 on the Samples that only one side got right) when the metric is a share of right answers and every
@@ -126,19 +102,17 @@ def compare(
     """
     pairs = _paired(before, after)
     before, after = [old for old, _ in pairs], [new for _, new in pairs]
-    old_tally, new_tally = _tallies(task, before)[task.metric], _tallies(task, after)[task.metric]
+    metric = metric or task.metric
+    old_tally, new_tally = tallies(task, before, metric)[metric], tallies(task, after, metric)[metric]
     resampler = _Resampler(before, seed, num_resamples)
     both = resampler.of(np.hstack([old_tally.components, new_tally.components]))
     width = old_tally.components.shape[1]
     differences = new_tally.combine(both[:, width:]) - old_tally.combine(both[:, :width])
-    difference = float(
-        new_tally.combine(new_tally.components.sum(axis=0))
-        - old_tally.combine(old_tally.components.sum(axis=0))
-    )
+    difference = new_tally.value - old_tally.value
     low, high = _percentiles(differences)
     correct = np.array([[old.score.correct, new.score.correct] for old, new in pairs])
     all_single = resampler.num_groups == len(pairs)
-    if task.metric == "accuracy" and all_single and np.isin(correct, (0.0, 1.0)).all():
+    if metric == "accuracy" and all_single and np.isin(correct, (0.0, 1.0)).all():
         p_value = _mcnemar(correct[:, 0], correct[:, 1])
     else:
         p_value = bootstrap_p(differences)
@@ -175,20 +149,19 @@ def compare_runs(
 def confusion(scored: Sequence[Scored]) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
     """Labels in order and counts [truth][predicted] of choice or label answers; the last column is "no answer".
 
-    Labels are the texts that occur as truth or answer, told apart after normalising; a row stands for each.
+    Labels are the texts that occur as truth or answer, in the order of `class_order`; a row stands for each.
     """
-    texts: dict[str, str] = {}
-    for one in scored:
-        for text in (one.sample.answer, one.score.answer):
-            if text is not None:
-                texts.setdefault(normalise(str(text)), str(text))
-    order = {key: place for place, key in enumerate(sorted(texts))}
+    texts = (
+        str(text) for one in scored for text in (one.sample.answer, one.score.answer) if text is not None
+    )
+    labels = class_order(texts)
+    order = {normalise(label): place for place, label in enumerate(labels)}
     counts = [[0] * (len(order) + 1) for _ in order]
     for one in scored:
         answer = one.score.answer
         column = len(order) if answer is None else order[normalise(str(answer))]
         counts[order[normalise(one.sample.answer)]][column] += 1
-    return tuple(texts[key] for key in order), tuple(map(tuple, counts))
+    return tuple(labels), tuple(map(tuple, counts))
 
 
 def agreement(
@@ -221,10 +194,9 @@ def agreement(
     intervals: dict[str, Interval] = {}
     for name, kept in (("finding_agrees_with_truth", truth), ("finding_agrees_with_answer", answer)):
         if kept:
-            tally = _mean([float(agrees) for _, agrees in kept])
+            tally = mean_tally([float(agrees) for _, agrees in kept])
             resampled = _Resampler([one for one, _ in kept], seed, num_resamples).of(tally.components)
-            value = float(tally.combine(tally.components.sum(axis=0)))
-            intervals[name] = Interval(value, *_percentiles(tally.combine(resampled)))
+            intervals[name] = interval_of(tally.value, tally.combine(resampled))
     return intervals
 
 
@@ -320,109 +292,6 @@ def _mcnemar(before: Floats, after: Floats) -> float:
         term = term * (discordant - k) // (k + 1)
         tail += term
     return min(1.0, 2 * tail / 2**discordant)
-
-
-# ------------------------------------------------------------------------------------------------ metrics
-def _tallies(task: Task, scored: Sequence[Scored]) -> dict[str, _Tally]:
-    correct = _mean([one.score.correct for one in scored])
-    parsed = _mean([float(one.score.answer is not None) for one in scored])
-    make_further = _FURTHER.get(task.name)
-    further = make_further(scored) if make_further else {}
-    tallies = {task.metric: further.pop(task.metric, correct), "parse_rate": parsed, **further}
-    if task.name == "label":
-        tallies["accuracy"] = correct
-    return tallies
-
-
-def _mean(values: Sequence[float]) -> _Tally:
-    """The mean over Samples."""
-    components = np.column_stack([np.asarray(values, dtype=np.float64), np.ones(len(values))])
-    return _Tally(components, _first_over_second)
-
-
-def _first_over_second(sums: Floats) -> Floats:
-    return _ratio(sums[..., 0], sums[..., 1], math.nan)
-
-
-def _ratio(top: Floats, bottom: Floats, otherwise: Floats | float) -> Floats:
-    """top / bottom, and `otherwise` where the bottom is 0."""
-    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), otherwise)
-
-
-def _mean_of_part(scored: Sequence[Scored], part: str) -> _Tally:
-    return _mean([one.score.parts.get(part, 0.0) for one in scored])
-
-
-def _count_tallies(scored: Sequence[Scored]) -> dict[str, _Tally]:
-    errors = [one.score.parts.get("absolute_error", 0.0) for one in scored]
-    components = np.column_stack([errors, [float(one.score.answer is not None) for one in scored]])
-    return {"mean_absolute_error": _Tally(components, _first_over_second)}
-
-
-def _short_answer_tallies(scored: Sequence[Scored]) -> dict[str, _Tally]:
-    return {"token_f1": _mean_of_part(scored, "token_f1")}
-
-
-def _boxes_tallies(scored: Sequence[Scored]) -> dict[str, _Tally]:
-    """Components: true positives, predicted boxes, true boxes."""
-    rows = []
-    for one in scored:
-        num_true = float(len(one.sample.regions))
-        silent = float(num_true == 0) if one.score.answer is None else 0.0
-        parts = one.score.parts
-        rows.append([parts.get("true_positives", 0.0), parts.get("num_predicted", silent), num_true])
-    components = np.array(rows)
-
-    def share(of: Callable[[Floats], Floats], scale: float = 1.0) -> _Tally:
-        def combine(sums: Floats) -> Floats:
-            # Nothing to find and nothing claimed is a perfect result (VLM-R1); one of the two alone is 0.
-            nothing = (sums[..., 1] + sums[..., 2]) == 0
-            return _ratio(scale * sums[..., 0], of(sums), np.where(nothing, 1.0, 0.0))
-
-        return _Tally(components, combine)
-
-    return {
-        "f1": share(lambda sums: sums[..., 1] + sums[..., 2], scale=2.0),
-        "precision": share(lambda sums: sums[..., 1]),
-        "recall": share(lambda sums: sums[..., 2]),
-        "ap50": _mean_of_part(scored, "ap50"),
-        "mean_iou": _mean_of_part(scored, "mean_iou"),
-    }
-
-
-def _label_tallies(scored: Sequence[Scored]) -> dict[str, _Tally]:
-    """Components: for each label that occurs as truth, its Samples, those found, and those given this label."""
-    truths = [normalise(one.sample.answer) for one in scored]
-    given = [None if one.score.answer is None else normalise(str(one.score.answer)) for one in scored]
-    place = {label: k for k, label in enumerate(sorted(set(truths)))}
-    num = len(place)
-    components = np.zeros((len(scored), 3 * num))
-    for row, (truth, answer) in enumerate(zip(truths, given, strict=True)):
-        components[row, place[truth]] = 1.0
-        components[row, num + place[truth]] = float(truth == answer)
-        if answer in place:
-            components[row, 2 * num + place[answer]] = 1.0
-
-    def mean_over_labels(values: Floats, occurs: Floats) -> Floats:
-        return _ratio(np.where(occurs > 0, values, 0.0).sum(axis=-1), (occurs > 0).sum(axis=-1), math.nan)
-
-    def balanced(sums: Floats) -> Floats:
-        occurs, found = sums[..., :num], sums[..., num : 2 * num]
-        return mean_over_labels(_ratio(found, occurs, 0.0), occurs)
-
-    def macro_f1(sums: Floats) -> Floats:
-        occurs, found, claimed = sums[..., :num], sums[..., num : 2 * num], sums[..., 2 * num :]
-        return mean_over_labels(_ratio(2 * found, occurs + claimed, 0.0), occurs)
-
-    return {"balanced_accuracy": _Tally(components, balanced), "macro_f1": _Tally(components, macro_f1)}
-
-
-_FURTHER: dict[str, Callable[[Sequence[Scored]], dict[str, _Tally]]] = {
-    "boxes": _boxes_tallies,
-    "count": _count_tallies,
-    "label": _label_tallies,
-    "short_answer": _short_answer_tallies,
-}
 
 
 def _implies(task: Task, one: Scored, named: str) -> bool | None:

@@ -32,7 +32,7 @@ def run_probe(config: ProbeConfig, inputs: Mapping[str, Path], out: Path) -> dic
     """Fit on the training Samples, or fold by fold, and measure on the held-out ones."""
     benchmark = find_benchmark(config.benchmark)
     samples = [sample for name in config.samples for sample in read_samples(inputs[name])]
-    samples = [s for s in samples if s.task == benchmark.task and benchmark.source in ("*", s.origin.source)]
+    samples = [sample for sample in samples if benchmark.asks(sample)]
     if not held_out(samples, benchmark, None) or any(not sample.answer for sample in samples):
         raise UserError(
             f"{config.name}: {', '.join(config.samples)} hold no labelled held-out Sample of {benchmark.name}"

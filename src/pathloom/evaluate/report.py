@@ -220,6 +220,7 @@ def _html(report: Report) -> str:
     main = {id(row) for row in main_rows(report)}
     return environment.get_template("report.html.j2").render(
         report=report,
+        of_encoders=_of_encoders(report),
         groups=_groups(report),
         other_rows=[row for row in report.rows if id(row) not in main],
         difference_scales=_difference_scales(report),
@@ -278,7 +279,8 @@ def _markdown(report: Report) -> str:
     if rest:
         parts += ["## Other metrics\n", _table((*heads, "n"), (cells(row) for row in rest))]
     if report.boards:
-        parts += ["## Encoders side by side\n", *(part for board in report.boards for part in _board(board))]
+        title = "Encoders side by side" if _of_encoders(report) else "Side by side"
+        parts += [f"## {title}\n", *(part for board in report.boards for part in _board(board))]
     for stage in report.data:
         kept = ", ".join(f"{count} {task}" for task, count in stage.kept.items())
         drops = ", ".join(f"{count} {reason}" for reason, count in stage.drops.items()) or "none"
@@ -305,6 +307,10 @@ def _markdown(report: Report) -> str:
     return "\n".join(parts)
 
 
+def _of_encoders(report: Report) -> bool:
+    return all(board.of == "encoder" for board in report.boards)
+
+
 def _board(board: Board) -> Iterable[str]:
     """A board in Markdown: its table, the runs behind its plots, its notes."""
 
@@ -319,7 +325,7 @@ def _board(board: Board) -> Iterable[str]:
 
     yield f"### {_escaped(board.title)}\n\nStage {board.stage}; in brackets 95 % intervals.\n"
     yield _table(
-        ("encoder", "origin", *board.columns, "source"),
+        (board.of, "origin", *board.columns, "source"),
         ((row.name, row.origin, *map(written, row.cells), row.source) for row in board.rows),
     )
     for plot in board.plots:

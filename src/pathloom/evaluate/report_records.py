@@ -1,9 +1,12 @@
 """What an evaluation hands to its report: plain frozen records, checked where they are made."""
 
 import math
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from pathloom.evaluate.metrics import Difference
 
 CONTROLS = ("none", "no_image", "wrong_image", "shuffled_options")
 
@@ -47,6 +50,11 @@ class Comparison(_Model):
     high: Number
     n: int
     p_value: Known
+
+    @classmethod
+    def of(cls, before: str, after: str, benchmark: str, metric: str, found: Difference) -> "Comparison":
+        """A paired difference between two sides, in the metric's own unit."""
+        return cls(before=before, after=after, benchmark=benchmark, metric=metric, **asdict(found))
 
 
 class Curve(_Model):
@@ -157,7 +165,7 @@ class Cell(_Model):
 
 
 class BoardRow(_Model):
-    """One encoder. Published rows are what a paper printed and are shown apart from what was measured here."""
+    """One encoder, or what the board is `of`. Published rows are what a paper printed, shown apart from those here."""
 
     name: str
     origin: Literal["measured", "published"]
@@ -193,13 +201,14 @@ class BoxPlot(_Model):
 
 
 class Board(_Model):
-    """Encoders side by side: rows of encoders, columns of measures. `digits` after the point are shown.
+    """Encoders, or other things that `of` names, side by side: a row each, columns of measures.
 
-    In every column more is better.
+    `digits` after the point are shown. In every column of several rows more is better.
     """
 
     stage: str
     title: str
+    of: str = "encoder"
     columns: tuple[str, ...]
     rows: tuple[BoardRow, ...]
     digits: int = Field(default=3, ge=0)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image as PILImage
 
-from pathloom.benchmarks import Benchmark
+from pathloom.benchmarks import DIMENSION, Benchmark
 from pathloom.images import encode_png
 from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Image, Sample
 
@@ -20,14 +20,17 @@ NO_CONTROL = "none"
 GREY_LEVEL = 128
 
 
+def is_held_out(sample: Sample) -> bool:
+    """Whether some model is asked about the Sample without having learnt from it: a test, or a fold's turn as one."""
+    return sample.split == TEST_SPLIT or sample.split.startswith(FOLD_PREFIX)
+
+
 def held_out(samples: Iterable[Sample], benchmark: Benchmark, limit: int | None) -> list[Sample]:
     """The benchmark's Samples in a fixed order; with `limit`, that many spread evenly over them."""
     chosen = [
         sample
         for sample in samples
-        if sample.task == benchmark.task
-        and benchmark.source in ("*", sample.origin.source)
-        and (sample.split == TEST_SPLIT or sample.split.startswith(FOLD_PREFIX))
+        if benchmark.asks(sample) and (sample.split == TEST_SPLIT or sample.split.startswith(FOLD_PREFIX))
     ]
     if limit is None or limit >= len(chosen):
         return chosen
@@ -77,11 +80,17 @@ def _answer_is_wrong_for(sample: Sample, other: Sample) -> bool:
     """
     if {image.path for image in sample.images} & {image.path for image in other.images}:
         return False
+    if _dimensions(sample) != _dimensions(other):
+        return False  # it may look the same in what the question is about
     if sample.asked_finding is not None:
         return (other.finding == sample.asked_finding) != (sample.finding == sample.asked_finding)
     if sample.task == "boxes":
         return other.regions != sample.regions
     return other.answer != sample.answer
+
+
+def _dimensions(sample: Sample) -> set[str]:
+    return {stratum for stratum in sample.strata if stratum.startswith(DIMENSION)}
 
 
 def _with_shuffled_options(sample: Sample, seed: int) -> Sample:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pathloom.benchmarks import find_benchmark
+from pathloom.evaluate.breakdowns import boards_of_parts
 from pathloom.evaluate.config import ReportConfig
 from pathloom.evaluate.measure import METRICS, SCORES, Prediction, read_predictions
 from pathloom.evaluate.metrics import Scored, compare, compare_runs
@@ -17,6 +18,7 @@ from pathloom.evaluate.report_data import data_stage
 from pathloom.evaluate.report_drawing import format_fixed
 from pathloom.evaluate.report_records import BOARDS_FILE, Board, Measured
 from pathloom.evaluate.select import NO_CONTROL
+from pathloom.evaluate.suites import boards_of_suites
 from pathloom.images import encode_png, load_pixels
 from pathloom.schema import FOLD_PREFIX, Sample
 from pathloom.stage import FACTS_FILE, MANIFEST_FILE, UserError, read_jsonl
@@ -24,6 +26,7 @@ from pathloom.store import read_samples
 from pathloom.tasks import find_task
 from pathloom.tasks.parsing import reasoning_of
 
+COMPARISONS_IN_TERMINAL = 24
 TRAINING_LOG = "training.jsonl"
 CURVES = (
     "loss",
@@ -57,14 +60,22 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
         rows += [Row.model_validate(row) for row in metrics["rows"]]
         confusions += [Confusion.model_validate(confusion) for confusion in metrics["confusions"]]
         predictions[name] = read_predictions(inputs[name], samples)
+    suites, of_suites = boards_of_suites(
+        config, {name: _by_benchmark(predictions[name]) for name in measured}
+    )
     report = Report(
         recipe=out.name,
         title=config.title or config.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=tuple(rows),
         data=tuple(data_stage(name, inputs[name], config.num_examples) for name in made),
-        boards=tuple(board for one in side_by_side for board in one.boards),
+        boards=(
+            *suites,
+            *boards_of_parts(config.name, rows),
+            *(board for one in side_by_side for board in one.boards),
+        ),
         comparisons=(
+            *of_suites,
             *_comparisons(config, measured, predictions),
             *_comparisons_of_repeats(config, measured, predictions),
             *(comparison for one in side_by_side for comparison in one.comparisons),
@@ -125,22 +136,13 @@ def _comparisons(
         for name in old.keys() & new.keys():
             if {one.sample.id for one in old[name]} != {one.sample.id for one in new[name]}:
                 continue  # asked of other Samples: not a pair
-            task = find_task(find_benchmark(name).task)
-            result = compare(task, old[name], new[name])
-            comparisons.append(
-                Comparison(
-                    before=before,
-                    after=after,
-                    benchmark=name,
-                    metric=task.metric,
-                    difference=result.difference,
-                    low=result.low,
-                    high=result.high,
-                    n=result.n,
-                    p_value=result.p_value,
-                )
-            )
-    return sorted(comparisons, key=lambda comparison: comparison.benchmark)
+            benchmark = find_benchmark(name)
+            metric = benchmark.primary_metric
+            result = compare(find_task(benchmark.task), old[name], new[name], metric=metric)
+            comparisons.append(Comparison.of(before, after, name, metric, result))
+    # a suite stands for its benchmarks, so they come after those that nothing stands for
+    in_suites = {name for benchmarks in config.suites.values() for name in benchmarks}
+    return sorted(comparisons, key=lambda pair: (pair.benchmark in in_suites, pair.benchmark))
 
 
 ALL_BENCHMARKS = "all of them"
@@ -162,16 +164,12 @@ def _comparisons_of_repeats(
             continue  # asked of other Samples: not a pair
         result = compare_runs(runs[before], runs[after])
         comparisons.append(
-            Comparison(
-                before=_of_runs(before, config),
-                after=_of_runs(after, config),
-                benchmark=ALL_BENCHMARKS,
-                metric="mean correctness",
-                difference=result.difference,
-                low=result.low,
-                high=result.high,
-                n=result.n,
-                p_value=result.p_value,
+            Comparison.of(
+                _of_runs(before, config),
+                _of_runs(after, config),
+                ALL_BENCHMARKS,
+                "mean correctness",
+                result,
             )
         )
     return comparisons
@@ -273,11 +271,13 @@ def _notes(inputs: Mapping[str, Path]) -> list[str]:
 
 
 def terminal_summary(path: Path) -> str:
-    """The primary numbers and the boards of a report.json as small tables for the terminal; "" where there is none."""
+    """Primary numbers, boards and paired differences of a report.json as small tables for the terminal, or ""."""
     report = json.loads(path.read_text(encoding="utf-8"))
     rows = [Row.model_validate(row) for row in report["rows"]]
     boards = [Board.model_validate(board) for board in report["boards"]]
-    return "\n\n".join(filter(None, [_rows_as_text(rows), *map(_board_as_text, boards)]))
+    pairs = [Comparison.model_validate(pair) for pair in report["comparisons"]]
+    parts = [_rows_as_text(rows), *map(_board_as_text, boards), _comparisons_as_text(pairs)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _rows_as_text(rows: Sequence[Row]) -> str:
@@ -297,10 +297,27 @@ def _rows_as_text(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def _comparisons_as_text(comparisons: Sequence[Comparison]) -> str:
+    """The first of them; those of suites stand first. The page has the others."""
+    if not comparisons:
+        return ""
+    shown = comparisons[:COMPARISONS_IN_TERMINAL]
+    table = [("benchmark", "metric", "before", "after")]
+    table += [(pair.benchmark, pair.metric, pair.before, pair.after) for pair in shown]
+    widths = [max(len(row[at]) for row in table) for at in range(4)]
+    heads, *names = ["  ".join(map(str.ljust, row, widths)) for row in table]
+    lines = [f"{heads}  difference  95 % interval"]
+    for name, pair in zip(names, shown, strict=True):
+        lines.append(f"{name}  {pair.difference:+10.3f}  {pair.low:+.3f} to {pair.high:+.3f}")
+    more = len(comparisons) - len(shown)
+    title = "Paired differences, after minus before" + (f"; {more} more stand on the page" if more else "")
+    return "\n".join([title, *lines])
+
+
 def _board_as_text(board: Board) -> str:
     """The rows measured here, * at the best of a column; intervals and published rows are left to the page."""
     best = board.best()
-    table = [["encoder", *(f"{column} " for column in board.columns)]]
+    table = [[board.of, *(f"{column} " for column in board.columns)]]
     for place, row in enumerate(board.rows):
         if row.origin == "measured":
             texts = [
@@ -318,4 +335,5 @@ def _board_as_text(board: Board) -> str:
     ]
     num_published = len(board.rows) + 1 - len(table)
     published = f"; {num_published} published rows stand on the page" if num_published else ""
-    return "\n".join([f"{board.title} (* highest of its column){published}", *lines])
+    marked = " (* highest of its column)" if best else ""
+    return "\n".join([f"{board.title}{marked}{published}", *lines])

@@ -3,6 +3,8 @@ fetched as soon as its name is wanted, since its commit is part of it.
 """
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -49,24 +51,88 @@ class LocalRef(Record):
     structured: bool = Field(default=False, description="hold answers to the JSON schema; needs xgrammar")
 
 
+class SimulatedRef(Record):
+    """No model: it knows the truth of the pictures from an earlier stage and errs as it is told to.
+
+    A value is wrong with probability `error`, and then one of the attribute's other values: any of them alike, or, with
+    `confusion: neighbour`, one beside the truth in the schema's order. `shared` is the share of decisions (right or
+    wrong, and which wrong value) that an annotator takes from the stream of its `shared_seed`: errors that are
+    correlated among those who take from the same one. An arbiter has an error and a seed alone.
+    """
+
+    role: Literal["annotator", "arbiter"] = "annotator"
+    truth: str = Field(
+        description="stage whose Samples hold the true attributes, or a class to draw them from"
+    )
+    attributes: str = Field(
+        default="cervical_cell", description="attribute schema: a shipped name, or a file"
+    )
+    error: float | dict[str, float] = Field(
+        default=0.2, description="of every attribute, or attribute -> error, for all of them"
+    )
+    cannot_tell: float = Field(
+        default=0.0, ge=0, le=1, description="share of values that it says it cannot tell"
+    )
+    confusion: Literal["uniform", "neighbour"] = "uniform"
+    shared: float = Field(default=0.0, ge=0, le=1)
+    shared_seed: int = Field(default=0, ge=0)
+    seed: int = Field(
+        default=0, ge=0, description="two annotators of one seed and setting are the same model twice"
+    )
+
+    @model_validator(mode="after")
+    def _settings_are_meant(self) -> "SimulatedRef":
+        errors = self.error.values() if isinstance(self.error, dict) else (self.error,)
+        for error in errors:
+            if not 0 <= error <= 1:
+                raise ValueError(f"error {error:g} is no probability; give 0 to 1")
+        if self.role == "arbiter":
+            for name in ("cannot_tell", "confusion", "shared", "shared_seed"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: an arbiter has only error and seed; leave it out")
+        return self
+
+    def error_of(self, name: str) -> float:
+        """The error of one attribute."""
+        return self.error[name] if isinstance(self.error, dict) else self.error
+
+    def check(self, where: str) -> None:
+        """Raises UserError for an unknown schema, and for errors that leave an attribute out or name another."""
+        from pathloom.attributes import load_schema
+
+        attributes = load_schema(self.attributes).attributes
+        if isinstance(self.error, dict) and self.error.keys() != attributes.keys():
+            odd = ", ".join(sorted(self.error.keys() ^ attributes.keys()))
+            raise UserError(f"{where}.error: give one for each of {', '.join(attributes)}; differing: {odd}")
+
+
 class GeneratorRef(Record):
-    """Exactly one of them. `rules` is no model: it writes down what a phantom's drawing says of itself."""
+    """Exactly one of them. `rules` and `simulated` are no models: the first writes down what a phantom's drawing says
+    of itself, the second corrupts a known truth.
+    """
 
     endpoint: EndpointRef | None = None
     local: LocalRef | None = None
     rules: Literal["phantom"] | None = None
+    simulated: SimulatedRef | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "GeneratorRef":
-        if sum(value is not None for value in (self.endpoint, self.local, self.rules)) != 1:
-            raise ValueError("give exactly one of endpoint, local and rules")
+        if sum(value is not None for value in (self.endpoint, self.local, self.rules, self.simulated)) != 1:
+            raise ValueError("give exactly one of endpoint, local, rules and simulated")
         return self
+
+    def needs(self) -> tuple[str, ...]:
+        """Names of the earlier stages that it reads: the truth of what is simulated."""
+        return (self.simulated.truth,) if self.simulated else ()
 
     @property
     def model(self) -> str:
         """The name by which `prices` know it."""
         if self.endpoint:
             return self.endpoint.model
+        if self.simulated:
+            return self.name()
         return self.local.model if self.local else f"rules-{self.rules}"
 
     def name(self) -> str:
@@ -77,6 +143,10 @@ class GeneratorRef(Record):
             from pathloom.generate.local import local_name
 
             return local_name(self.local.model, self.local.dtype, self.local.structured)
+        if self.simulated:
+            from pathloom.generate.simulated import simulated_name
+
+            return simulated_name(self.simulated)
         from pathloom.generate.rules import PhantomRules
 
         return PhantomRules.model
@@ -88,8 +158,8 @@ class GeneratorRef(Record):
             return self.endpoint.settings.connections
         return self.local.batch_size if self.local else 1
 
-    def open(self) -> Generator:
-        """Raises UserError for a key or a package that is not there."""
+    def open(self, inputs: Mapping[str, Path]) -> Generator:
+        """`inputs` are the folders of `needs`. Raises UserError for a key or a package that is not there."""
         if self.endpoint:
             ref = self.endpoint
             return Endpoint(
@@ -102,6 +172,10 @@ class GeneratorRef(Record):
             return open_local(
                 local.model, batch_size=local.batch_size, dtype=local.dtype, structured=local.structured
             )
+        if self.simulated:
+            from pathloom.generate.simulated import open_simulated
+
+            return open_simulated(self.simulated, inputs)
         from pathloom.generate.rules import PhantomRules
 
         return PhantomRules()
@@ -146,10 +220,15 @@ class Asking(Caps):
     def price(self) -> Price | None:
         return self.prices.get(self.generator.model)
 
+    def needs(self) -> tuple[str, ...]:
+        return self.generator.needs()
+
     def check(self, where: str) -> None:
         """Raises UserError for a cap on money without a price, and for a key that is not there."""
         if self.generator.endpoint is not None:
             _api_key(self.generator.endpoint)
+        if self.generator.simulated is not None:
+            self.generator.simulated.check(f"{where}.generator.simulated")
         if self.max_cost is not None and self.price is None:
             known = ", ".join(self.prices) or "none"
             raise UserError(

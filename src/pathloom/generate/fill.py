@@ -67,13 +67,15 @@ def fill(
     store: AnswerStore,
     read: Callable[[Request, str], T],
     name: str,
+    inputs: Mapping[str, Path] = {},
 ) -> Answers[T]:
-    """Ask what the store does not hold. `requests` gives the same ones at each call; `name` is the stage's.
+    """Ask what the store does not hold. `requests` gives the same ones at each call; `name` is the stage's, `inputs`
+    hold what the Generator needs.
 
     Raises UserError when a cap is reached (unless `partial`), or too many requests fail or are answered unreadably;
     whatever was answered is kept.
     """
-    generator = asking.generator.open()
+    generator = asking.generator.open(inputs)
     budget = Budget(asking, asking.price, generator.model)
     answers = Answers(asking, generator.model, store, read)
     total, still_open, unreadable = _look_up(requests(), answers, budget)
@@ -84,6 +86,8 @@ def fill(
         waiting = iter(still_open)
         wanted = next(waiting, None)
         for index, request in enumerate(requests()):
+            if wanted is None:
+                return
             if index == wanted and not watch.hopeless:
                 wanted = next(waiting, None)
                 yield request

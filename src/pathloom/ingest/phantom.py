@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from pathloom.ingest.drawn import Deal, Drawn, DrawnConfig, Fields, Question, counted, sentences
+from pathloom.ingest.phantom_cells import CELL_QUESTIONS
 from pathloom.ingest.phantom_pairs import CAPTION_WORDING, PAIR_QUESTIONS, UNSEEN_CAPTIONS
 from pathloom.ingest.source import Source
 from pathloom.phantom.cell import BETHESDA, Cell, draw_cell
@@ -298,6 +299,7 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "cell_caption", "caption", ("Describe this cell.",), ("What does this cell show?",), _cell_caption
     ),
+    *CELL_QUESTIONS,
     *PAIR_QUESTIONS,
 )
 

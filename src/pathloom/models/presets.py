@@ -52,7 +52,7 @@ _QWEN2_5_VISION = {
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
 _QWEN2_5_ROPE = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1_000_000.0}
-_QWEN2_5_SPECIAL = {
+_SPECIAL = {
     "image_token_id": 151655,
     "video_token_id": 151656,
     "vision_start_token_id": 151652,
@@ -134,7 +134,7 @@ PRESETS: tuple[Preset, ...] = (
         max_pixels=28 * 28 * 1280,
         patch_px=14,
         hub_id="Qwen/Qwen2.5-VL-3B-Instruct",
-        special=_QWEN2_5_SPECIAL,
+        special=_SPECIAL,
     ),
     Preset(
         name="qwen2.5-vl-7b",
@@ -154,7 +154,44 @@ PRESETS: tuple[Preset, ...] = (
         patch_px=14,
         tie_word_embeddings=False,
         hub_id="Qwen/Qwen2.5-VL-7B-Instruct",
-        special=_QWEN2_5_SPECIAL,
+        special=_SPECIAL,
+    ),
+    # https://huggingface.co/Qwen/Qwen3-VL-4B-Instruct/blob/main/config.json
+    Preset(
+        name="qwen3-vl-4b",
+        family="qwen3_vl",
+        text={
+            "vocab_size": 151936,
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [24, 20, 20],
+                "mrope_interleaved": True,
+                "rope_theta": 5_000_000.0,
+            },
+        },
+        vision={
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "patch_size": 16,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "out_hidden_size": 2560,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+        min_pixels=64 * 64,
+        max_pixels=32 * 32 * 1280,
+        patch_px=16,
+        hub_id="Qwen/Qwen3-VL-4B-Instruct",
+        special=_SPECIAL,
     ),
 )
 

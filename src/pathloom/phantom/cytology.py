@@ -11,19 +11,6 @@ import numpy as np
 
 BETHESDA = ("NILM", "ASC-US", "LSIL", "ASC-H", "HSIL", "SCC", "AGC", "adenocarcinoma")
 
-# The nine attributes by their English key, with the key that Chinese reports use.
-ATTRIBUTE_KEYS_ZH: Mapping[str, str] = {
-    "nuclear_size": "核大小",
-    "chromatin": "核染色质",
-    "num_nuclei": "核数量",
-    "nc_ratio": "核质比",
-    "nuclear_membrane": "核膜",
-    "nucleoli": "核仁",
-    "cytoplasm": "胞质状态",
-    "abnormal_signs": "异常病理指征",
-    "arrangement": "细胞空间构型",
-}
-
 # An intermediate squamous nucleus is 8 um across (general cytology texts: 7 to 9 um).
 INTERMEDIATE_NUCLEUS_UM2 = float(np.pi * 4.0**2)
 

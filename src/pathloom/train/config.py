@@ -23,6 +23,16 @@ _OWNED = (
 )
 
 
+def _check_tasks(weights: dict[str, float]) -> dict[str, float]:
+    known = [task.name for task in TASKS]
+    for name, weight in weights.items():
+        if name not in known:
+            raise ValueError(f"no task {name!r}; known: {', '.join(known)}")
+        if weight <= 0:
+            raise ValueError(f"{name}: a weight is positive; leave the task out instead")
+    return weights
+
+
 class LoraSettings(Record):
     """LoRA on the language tower (the vision tower shares module names, so the target is a regular expression)."""
 
@@ -35,6 +45,19 @@ class LoraSettings(Record):
 Module = Literal["vision", "projector", "language"]
 MODULES: tuple[Module, ...] = ("vision", "projector", "language")
 """The parts of a Qwen-VL model: the vision tower, the projector (its mergers), the language model."""
+
+
+class Replay(Record):
+    """Knowledge replay: general data, or that of an earlier training, mixed in so that it is not forgotten.
+
+    It is asked and turned as it was when it was first learnt, not as what is learnt now.
+    """
+
+    samples: tuple[str, ...] = Field(min_length=1, description="stages whose training Samples are repeated")
+    share: float = Field(gt=0, lt=1, description="of the rows that are learnt")
+    tasks: dict[str, float] = Field(default={}, description="task -> weight among them; empty: as they come")
+    style: Style | None = Field(default=None, description="system prompt; default: that of the stage")
+    augment: bool = Field(default=False, description="flips and right-angle turns, as in the stage's own key")
 
 
 class TrainConfig(StageConfig):
@@ -65,13 +88,7 @@ class TrainConfig(StageConfig):
     @field_validator("tasks")
     @classmethod
     def _tasks_are_known(cls, weights: dict[str, float]) -> dict[str, float]:
-        known = [task.name for task in TASKS]
-        for name, weight in weights.items():
-            if name not in known:
-                raise ValueError(f"no task {name!r}; known: {', '.join(known)}")
-            if weight <= 0:
-                raise ValueError(f"{name}: a weight is positive; leave the task out instead")
-        return weights
+        return _check_tasks(weights)
 
     @field_validator("trainer")
     @classmethod
@@ -108,6 +125,23 @@ class SftConfig(TrainConfig):
     version: ClassVar[int] = 2
 
     kind: Literal["sft"]
+    replay: Replay | None = Field(default=None, description="what is repeated so that it is not forgotten")
+
+    @field_validator("replay")
+    @classmethod
+    def _replayed_tasks_are_known(cls, replay: Replay | None) -> Replay | None:
+        if replay is not None:
+            _check_tasks(replay.tasks)
+        return replay
+
+    def needs(self) -> tuple[str, ...]:
+        replayed = self.replay.samples if self.replay else ()
+        return tuple(dict.fromkeys((*self.samples, *replayed, *self.model.needs())))
+
+    def keyed(self) -> dict[str, Any]:
+        """Without replay nothing of it: such a stage is the same as before there was any."""
+        keyed = super().keyed()
+        return keyed if self.replay else {key: value for key, value in keyed.items() if key != "replay"}
 
 
 class PretrainConfig(TrainConfig):

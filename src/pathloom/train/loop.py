@@ -3,8 +3,9 @@
 import dataclasses
 import difflib
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -24,11 +25,19 @@ from pathloom import __version__
 from pathloom.benchmarks import training_templates
 from pathloom.card import CARD_FILE, ModelCard, write_card
 from pathloom.models.load import default_device, load_card, load_model
-from pathloom.schema import FOLD_PREFIX, Sample
+from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Sample
 from pathloom.stage import UserError, write_jsonl
 from pathloom.store import read_samples
-from pathloom.train.config import MODULES, TrainConfig
-from pathloom.train.rows import mix, refuse_held_out, refuse_shared_groups, training_samples
+from pathloom.train.config import MODULES, SftConfig, TrainConfig
+from pathloom.train.rows import (
+    LeakError,
+    Replayed,
+    mix,
+    refuse_held_out,
+    refuse_shared_groups,
+    replayed,
+    training_samples,
+)
 
 CHECKPOINTS = "checkpoints"
 TRAINING_LOG = "training.jsonl"
@@ -108,17 +117,20 @@ def run_by_fold(
     config: Config,
     inputs: Mapping[str, Path],
     out: Path,
-    train_one: Callable[[Config, Sequence[Sample], str, Path], dict[str, Any]],
+    train_one: Callable[..., dict[str, Any]],
 ) -> dict[str, Any]:
     """Train one model into `out`, or one a fold into `out`/fold-k. Returns counts for the manifest.
 
-    `train_one(config, samples, base, out)` gets the Samples to learn from and the folder or hub id to start from.
+    `train_one(config, samples, base, out)` gets the Samples to learn from and the folder or hub id to start from; that
+    of an entry with `replay` gets `replayed` too.
     """
-    samples = [sample for name in config.samples for sample in read_samples(inputs[name])]
-    folds = sorted({sample.split for sample in samples if sample.split.startswith(FOLD_PREFIX)})
+    samples = _read(config.samples, inputs)
+    folds = _folds(samples)
+    replay = _Replaying(config, samples, inputs)
     base = config.model.locate(inputs)
     if not folds:
-        return train_one(config, _training_set(config, samples, None), base, out)
+        training = _training_set(config, samples, None)
+        return train_one(config, training, base, out, **replay.beside(training, None))
     counts = {}
     for fold in folds:
         folder = out / fold
@@ -126,9 +138,55 @@ def run_by_fold(
             folder.mkdir(exist_ok=True)
             # cross-validated before: each fold goes on from its own model
             start = str(Path(base) / fold) if (Path(base) / fold).is_dir() else base
-            train_one(config, _training_set(config, samples, fold), start, folder)
+            training = _training_set(config, samples, fold)
+            train_one(config, training, start, folder, **replay.beside(training, fold))
         counts[fold] = sum(sample.split == fold for sample in samples)
     return {"folds": counts}
+
+
+def _read(stages: Iterable[str], inputs: Mapping[str, Path]) -> list[Sample]:
+    return [sample for name in stages for sample in read_samples(inputs[name])]
+
+
+def _folds(samples: Iterable[Sample]) -> list[str]:
+    return sorted({sample.split for sample in samples if sample.split.startswith(FOLD_PREFIX)})
+
+
+class _Replaying:
+    """What an entry repeats beside the Samples that it learns; nothing for an entry without `replay`."""
+
+    def __init__(self, config: TrainConfig, samples: Sequence[Sample], inputs: Mapping[str, Path]) -> None:
+        self.config = config
+        self.replay = config.replay if isinstance(config, SftConfig) else None
+        self.samples = _read(self.replay.samples, inputs) if self.replay else []
+        self.held_out_from = (*samples, *self.samples)
+        if missing := set(_folds(self.samples)) - set(_folds(samples)):
+            raise LeakError(
+                f"{config.name}.replay.samples: they are split into folds ({', '.join(sorted(missing))}) that "
+                f"{', '.join(config.samples)} do not have, so nothing says which of them is held out"
+            )
+
+    def beside(self, training: Sequence[Sample], fold: str | None) -> dict[str, Replayed]:
+        """The argument of `train_one`, after the checks that what is learnt went through."""
+        if self.replay is None:
+            return {}
+        repeated = training_samples(self.samples, fold)
+        if self.replay.tasks:
+            repeated = [sample for sample in repeated if sample.task in self.replay.tasks]
+        if not repeated:
+            raise UserError(
+                f"{self.config.name}.replay: {', '.join(self.replay.samples)} hold no training Sample of the tasks "
+                "asked for"
+            )
+        _refuse_leaks((*training, *repeated), self.held_out_from, fold)
+        chosen = replayed(repeated, len(training), self.replay, self.config.seed)
+        style = self.replay.style or self.config.style
+        return {"replayed": Replayed(chosen, style, self.replay.augment)}
+
+
+def _refuse_leaks(training: Sequence[Sample], samples: Iterable[Sample], fold: str | None) -> None:
+    refuse_held_out(training, fold)
+    refuse_shared_groups(training, (sample for sample in samples if sample.split in (TEST_SPLIT, fold)))
 
 
 def _training_set(config: TrainConfig, samples: Sequence[Sample], fold: str | None) -> list[Sample]:
@@ -140,8 +198,7 @@ def _training_set(config: TrainConfig, samples: Sequence[Sample], fold: str | No
         raise UserError(
             f"{config.name}: {', '.join(config.samples)} hold no training Sample of the tasks asked for"
         )
-    refuse_held_out(training, fold)
-    refuse_shared_groups(training, (sample for sample in samples if sample.split in ("test", fold)))
+    _refuse_leaks(training, samples, fold)
     return mix(training, config.tasks, config.seed)
 
 
@@ -157,6 +214,8 @@ def load_trainable(config: TrainConfig, base: str) -> tuple[Any, Any]:
         processor.image_processor.size["longest_edge"] = config.max_pixels  # an area, not an edge
     for name, parameter in model.named_parameters():
         parameter.requires_grad = module_of(name) in config.trainable
+    if os.environ.get("RANK", "0") == "0":  # one line, not one of each process
+        tqdm.write(_what_learns(config, count_trainable(model)))
     return model, processor
 
 
@@ -180,6 +239,26 @@ def count_trainable(model: Any) -> dict[str, dict[str, int]]:
     return counts
 
 
+def _what_learns(config: TrainConfig, counts: Mapping[str, Mapping[str, int]]) -> str:
+    """`sft learns projector 0.2 of 0.2 M, language 2.1 of 2.1 M; frozen: vision 1.9 M`, in millions of parameters."""
+
+    def millions(count: int) -> str:
+        return f"{count / 1e6:.1f}"
+
+    if config.lora is not None:
+        frozen = tuple(counts)
+        learns = f"adapters of rank {config.lora.r} alone"
+    else:
+        frozen = tuple(name for name, of in counts.items() if not of["trainable"])
+        learns = ", ".join(
+            f"{name} {millions(of['trainable'])} of {millions(of['parameters'])} M"
+            for name, of in counts.items()
+            if of["trainable"]
+        )
+    kept = ", ".join(f"{name} {millions(counts[name]['parameters'])} M" for name in frozen)
+    return f"{config.name} learns {learns}" + (f"; frozen: {kept}" if kept else "")
+
+
 def finish(
     trainer: Any,
     config: TrainConfig,
@@ -187,10 +266,12 @@ def finish(
     training: Sequence[Sample],
     out: Path,
     curve: Mapping[str, str],
+    num_replayed: int = 0,
 ) -> dict[str, Any]:
     """Save the model folder: weights, processor, curve, then the card; checkpoints go. Returns counts.
 
-    `curve` maps the trainer's names of logged numbers to ours. Of several processes the first one writes.
+    `curve` maps the trainer's names of logged numbers to ours. The last `num_replayed` of `training` were replayed. Of
+    several processes the first one writes.
     """
     trained = count_trainable(trainer.model)
     if config.lora is not None:
@@ -202,8 +283,14 @@ def finish(
         (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; the manifest holds the same settings
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         num_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-        write_card(_card(config, base, trainer.processing_class, training, num_parameters), out)
-    return {"trained_on": len(training), "steps": trainer.state.global_step, "modules": trained}
+        card = _card(config, base, trainer.processing_class, training, num_parameters)
+        write_card(card.model_copy(update={"num_replayed": num_replayed}), out)
+    counts = (
+        {"trained_on": len(training), "replayed": num_replayed}
+        if num_replayed
+        else {"trained_on": len(training)}
+    )
+    return {**counts, "steps": trainer.state.global_step, "modules": trained}
 
 
 class HasEpoch(Protocol):

@@ -1,6 +1,7 @@
 """Samples and Tasks to the rows that TRL trains on. Prompts come from `Task.render`, as in evaluation."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Sample
 from pathloom.stage import UserError
 from pathloom.tasks import find_task
 from pathloom.tasks.task import Style
+from pathloom.train.config import Replay
 
 
 class LeakError(UserError):
@@ -64,19 +66,54 @@ def mix(samples: Sequence[Sample], weights: Mapping[str, float], seed: int) -> l
     return mixed
 
 
+def replayed(samples: Sequence[Sample], num_rows: int, replay: Replay, seed: int) -> list[Sample]:
+    """As many of `samples` as make up `replay.share` of all rows beside `num_rows` others, drawn by `seed`.
+
+    At least one; none recurs before all are used, but as the weights of tasks ask for it.
+    """
+    mixed = mix(samples, replay.tasks, seed)
+    count = max(round(num_rows * replay.share / (1 - replay.share)), 1)
+    order = np.random.default_rng([seed, len(mixed), count]).permutation(len(mixed))
+    return [mixed[order[place % len(order)]] for place in range(count)]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The rows of `replay` and how they are taught."""
+
+    samples: Sequence[Sample]
+    style: Style
+    augment: bool
+
+
+NOTHING = Replayed((), "direct", augment=False)
+
+
 class Rows:
     """The transform behind the training set: row numbers in, prompt, completion and pictures out.
+
+    The rows of a replay come last.
 
     Which template a row is asked in, how its picture is turned, the order of labels and which turn of a conversation is
     learnt depend on (seed, epoch, row) alone, so a resumed run sees what an uninterrupted one would have seen. `epoch`
     is moved on by the trainer's callback.
     """
 
-    def __init__(self, samples: Sequence[Sample], style: Style, *, augment: bool, seed: int) -> None:
-        self.samples = samples
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        style: Style,
+        *,
+        augment: bool,
+        seed: int,
+        replayed: Replayed = NOTHING,
+    ) -> None:
+        self.samples = [*samples, *replayed.samples]
+        self.num_new = len(samples)
         self.style = style
         self.augment = augment
         self.seed = seed
+        self.replayed = replayed
         self.epoch = 0
 
     def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
@@ -86,12 +123,13 @@ class Rows:
     def row(self, index: int) -> dict[str, Any]:
         """One row; its template travels along, because an answer is scored in the words it was asked in."""
         sample = self.samples[index]
+        taught = self if index < self.num_new else self.replayed
         rng = np.random.default_rng([self.seed, self.epoch, index])
         task = find_task(sample.task)
         templates = training_templates(sample.task)
         template = templates[int(rng.integers(len(templates)))]
         pictures = [load_pixels(image) for image in sample.images]
-        if self.augment and not sample.regions and sample.reasoning is None:
+        if taught.augment and not sample.regions and sample.reasoning is None:
             turn = int(rng.integers(8))  # a reasoning or a box may name places, which a turn would move
             pictures = [turned(picture, turn) for picture in pictures]
         if task.any_order:
@@ -100,9 +138,9 @@ class Rows:
         if sample.earlier:
             sample = at_turn(sample, int(rng.integers(len(sample.earlier) + 1)))
         return {
-            "prompt": task.render(sample, template, self.style).messages(),
+            "prompt": task.render(sample, template, taught.style).messages(),
             "completion": [
-                {"role": "assistant", "content": _text(task.target(sample, template, self.style))}
+                {"role": "assistant", "content": _text(task.target(sample, template, taught.style))}
             ],
             "images": pictures,
             "template": template,

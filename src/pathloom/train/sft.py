@@ -27,7 +27,7 @@ from pathloom.train.loop import (
     run_by_fold,
     trainer_settings,
 )
-from pathloom.train.rows import Rows
+from pathloom.train.rows import NOTHING, Replayed, Rows
 
 CURVE = {"loss": "loss", "mean_token_accuracy": "token_accuracy", "learning_rate": "learning_rate"}
 
@@ -42,20 +42,22 @@ def run_sft(config: SftConfig | PretrainConfig, inputs: Mapping[str, Path], out:
     return run_by_fold(config, inputs, out, train_one)
 
 
-def train_one(config: TrainConfig, training: Sequence[Sample], base: str, out: Path) -> dict[str, Any]:
+def train_one(
+    config: TrainConfig, training: Sequence[Sample], base: str, out: Path, replayed: Replayed = NOTHING
+) -> dict[str, Any]:
     model, processor = load_trainable(config, base)
-    rows = Rows(training, config.style, augment=config.augment, seed=config.seed)
+    rows = Rows(training, config.style, augment=config.augment, seed=config.seed, replayed=replayed)
     trainer = SupervisedTrainer(
         model=model,
         args=sft_arguments(config, out / CHECKPOINTS),
-        train_dataset=Dataset.from_dict({"row": list(range(len(training)))}).with_transform(rows),
+        train_dataset=Dataset.from_dict({"row": list(range(len(rows.samples)))}).with_transform(rows),
         processing_class=processor,
         peft_config=lora_config(config),
         callbacks=[FollowEpoch(rows), Progress(config, out)],
     )
     quiet(trainer)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
-    return finish(trainer, config, base, training, out, CURVE)
+    return finish(trainer, config, base, rows.samples, out, CURVE, num_replayed=len(replayed.samples))
 
 
 class SupervisedTrainer(ResumesWholeModels, SFTTrainer):
