@@ -318,6 +318,14 @@ def test_a_changed_file_is_read_again_and_has_another_digest(tmp_path):
             "the sign mucin and the sign debris",
         ),
         (lambda a: a["contents"]["flags"]["mucin"].update(also=["present"]), "present and the sign mucin"),
+        (
+            lambda a: a["contents"]["flags"].update({"blood + pus": {"zh": ["脓血"]}}),
+            "'blood + pus' holds the sign that joins signs",
+        ),
+        (
+            lambda a: a["contents"]["flags"].update({f"sign {n}": {"zh": [f"征{n}"]} for n in range(7)}),
+            "9 flags have too many sets: 8 at most",
+        ),
         (lambda a: a.update({"Bad Name": a["lumen"]}), "attributes.Bad Name"),
         (lambda a: a.clear(), "attributes"),
     ],

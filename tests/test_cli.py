@@ -15,7 +15,7 @@ from pathloom.attributes import LANGUAGES, shipped_schemas
 from pathloom.cli import guard_threads, main
 from pathloom.figures import Book
 from pathloom.ingest.phantom import PhantomConfig
-from pathloom.schema import Drop
+from pathloom.schema import Drop, Region
 from pathloom.stage import MANIFEST_FILE, write_json, write_jsonl
 from pathloom.store import write_samples
 
@@ -486,6 +486,27 @@ def test_a_stage_is_shown_by_its_name_and_a_sample_as_the_newest_stage_left_it(c
     assert json.loads(capsys.readouterr().out)["stage"] == "labelled"
     assert main(["show", "pairs/kept", "--runs", str(curated / "runs")]) == 0
     assert json.loads(capsys.readouterr().out)["subfield"] == "histopathology"
+
+
+def test_every_source_is_listed_with_its_keys(capsys):
+    assert main(["list", "sources"]) == 0
+    said = capsys.readouterr().out
+    assert "  cells: cells of fields or slides, by given boxes or a simple detector\n" in said
+    assert "      images (needed): folder of fields, of slides or of pictures of one cell each\n" in said
+    assert "      min_box_px (default 8): least shorter side of a box in the field\n" in said
+
+
+def test_explain_tells_class_and_box_of_a_cell_that_nobody_has_described(tmp_path, capsys):
+    region = Region(box_px=(1, 2, 3, 4), label="cell")
+    sample = make_sample("a", task="caption", answer="", finding="LSIL", regions=(region,))
+    folder = tmp_path / "cells-0"
+    write_samples([sample], folder)
+    (folder / MANIFEST_FILE).write_text("{}")
+    assert main(["explain", "a", "--runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "  finding: LSIL\n" in said
+    assert "  boxes: [[1.0, 2.0, 3.0, 4.0]]\n" in said
+    assert "answer" not in said
 
 
 def test_every_step_is_listed_with_its_keys(capsys):

@@ -1,9 +1,11 @@
 """`pathloom plan`: requests, tokens and money before anything is asked, and what the store changes in them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from tests.fixtures import encoded
 
 from pathloom.cli import main
 from pathloom.forecast import plan_lines
@@ -63,6 +65,38 @@ def test_before_anything_ran_it_gives_an_upper_bound_and_says_so(recipe, tmp_pat
     assert "5,000 completion tokens (every answer as long as max_tokens allows)" in found[2]
     assert "time unknown until the first answers" in found[2]
     assert not (tmp_path / "runs").exists(), "a plan leaves nothing behind"
+
+
+@pytest.mark.parametrize("source", ["boxes", "cells"])
+def test_a_source_of_several_samples_a_picture_bounds_no_requests(recipe, tmp_path, source):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.png", "b.png"):
+        (images / name).write_bytes(encoded(0))
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(
+        json.dumps(
+            {
+                "images": [{"id": n, "file_name": f"{'ab'[n]}.png"} for n in (0, 1)],
+                "annotations": [
+                    {"image_id": n, "category_id": label, "bbox": [1, 1, 9, 9]}
+                    for n in (0, 1)
+                    for label in (0, 1)
+                ],
+                "categories": [{"id": 0, "name": "cell"}, {"id": 1, "name": "nucleus"}],
+            }
+        )
+    )
+    keys = {"boxes": f"annotations: {boxes}", "cells": f"boxes: {boxes}, tile_px: 32"}[source]
+    text = recipe.read_text().replace(
+        "source: pairs, table", f"source: {source}, images: {images}, {keys}, table"
+    )
+    recipe.write_text(re.sub(r", table: .*, images: ignored", "", text))
+
+    found = lines(recipe, tmp_path / "runs")
+
+    assert found[1] == "  pairs (ingest): to do, 2 units"
+    assert found[2] == "  reasoning (reason): to do, requests unknown until its sources are read"
 
 
 def test_with_some_answers_it_counts_what_is_left_in_their_measure(recipe, tmp_path, monkeypatch):

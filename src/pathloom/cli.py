@@ -48,6 +48,7 @@ examples:
   pathloom review atlas --field keep                       a page on which a person checks the pairs
   pathloom ingest cells fields/ --out tiles --set boxes=voc/ --set tile_px=128
   pathloom ingest cells fields/ --out tiles --set detector=nuclei --set mpp=0.5 --set tile_um=56
+  pathloom list sources                                    the keys of every source
   in a recipe: {name: books, kind: ingest, source: books, path: shelf}
 """
 _PHANTOM = """\
@@ -204,7 +205,7 @@ def _add_ingest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="set a key: licence=CC-BY, pages.ocr=never (repeatable)",
+        help="set a key: licence=CC-BY, pages.ocr=never (repeatable); `pathloom list sources` shows each source's",
     )
     ingest.set_defaults(command=_ingest)
 

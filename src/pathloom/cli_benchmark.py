@@ -7,7 +7,8 @@ _BENCHMARK = """\
 Make a benchmark of single-choice questions about held-out pictures (split test, or folds), with a card.
 
 morphopercept  one question for each picture and attribute: which of its values the picture shows. Only attributes that
-               a drawing, the source, a rule of experts or a person gave are asked about, never a vote of models
+               a drawing, the source or a person gave are asked about; votes of models and corrections by rule only
+               with --set "accept=[truth, expert]"
 cytocell       one question for each picture: which class its `finding` is
 
 DIR then holds samples/ for the stages of a recipe, card.md to read, and benchmark.json with the hash over all items
@@ -43,7 +44,7 @@ def add_benchmark(
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a key: language=zh, num_options=3, release=2, seed=1 (repeatable)",
+        help="set a key: language=zh, num_options=3, per_value=40, release=2, attributes=FILE (repeatable)",
     )
     benchmark.add_argument("--runs", type=Path, default=default_runs)
     benchmark.set_defaults(command=_benchmark)

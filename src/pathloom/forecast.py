@@ -7,6 +7,7 @@ from pathloom.curate.annotate_config import AnnotateConfig
 from pathloom.curate.config import ReasonConfig
 from pathloom.curate.forecast import Forecast, forecasts
 from pathloom.generate.fill import STORE_FILE
+from pathloom.ingest.boxes import BoxesConfig
 from pathloom.ingest.cells import CellsConfig
 from pathloom.ingest.source import IngestConfig, WholeIngest
 from pathloom.recipe import Recipe
@@ -78,7 +79,7 @@ def _units(config: IngestConfig) -> int | None:
 def _most_samples(config: StageConfig, planned: Mapping[str, PlannedStage]) -> int | None:
     """Units of the sources behind a stage. None where one cannot be read yet, or has several Samples in a unit."""
     if isinstance(config, IngestConfig):
-        return None if isinstance(config, CellsConfig | WholeIngest) else _units(config)
+        return None if isinstance(config, BoxesConfig | CellsConfig | WholeIngest) else _units(config)
     counts = [_most_samples(planned[name].config, planned) for name in getattr(config, "samples", ())]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None

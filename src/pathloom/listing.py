@@ -1,9 +1,11 @@
 """What `pathloom list`, `show` and `explain` print: lines about recipes, stages and Samples, read from the disk."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
+
+from pydantic import BaseModel
 
 from pathloom.attributes import load_schema, shipped_schemas
 from pathloom.benchmarks import BENCHMARKS
@@ -16,6 +18,7 @@ from pathloom.evaluate.class_prompts import read_prompts, shipped_prompts
 from pathloom.ingest import SOURCES
 from pathloom.ingest.corpora import corpora
 from pathloom.ingest.phantom import QUESTIONS
+from pathloom.ingest.source import Source
 from pathloom.models.clip_presets import CLIP_PRESETS
 from pathloom.models.presets import PRESETS
 from pathloom.recipe import KINDS, load_recipe
@@ -33,7 +36,7 @@ def list_lines(what: str, runs: Path) -> list[str]:
     if what == "kinds":
         return ["ingest", *KINDS]
     if what == "sources":
-        return [f"{source.name}: {source.summary}" for source in SOURCES]
+        return [line for source in SOURCES for line in _source_lines(source)]
     if what == "corpora":
         return [corpus.line() for corpus in corpora().values()]
     if what == "steps":
@@ -69,10 +72,22 @@ def _step_lines(step: type[StepConfig]) -> Iterator[str]:
     """A step's first words, then each of its keys with what it takes by default."""
     words = " ".join((step.__doc__ or "").split()).removeprefix("Entry of `steps`: ")
     yield f"{get_args(step.model_fields['step'].annotation)[0]}: {words.partition('. ')[0].rstrip('.')}"
-    for name, field in step.model_fields.items():
-        if name != "step":
-            default = "needed" if field.is_required() else f"default {field.default!r}"
-            yield f"    {name} ({default}){f': {field.description}' if field.description else ''}"
+    yield from _key_lines(step, ("step",))
+
+
+def _source_lines(source: Source) -> Iterator[str]:
+    """A source's summary, then each of its own keys."""
+    yield f"{source.name}: {source.summary}"
+    yield from _key_lines(source.config, ("name", "kind", "source"))
+
+
+def _key_lines(entry: type[BaseModel], besides: Collection[str]) -> Iterator[str]:
+    """Each key with what it takes by default."""
+    for name, field in entry.model_fields.items():
+        if name not in besides:
+            default = field.get_default(call_default_factory=True)
+            taken = "needed" if field.is_required() else f"default {default!r}"
+            yield f"    {name} ({taken}){f': {field.description}' if field.description else ''}"
 
 
 def _attribute_lines(name: str) -> Iterator[str]:
@@ -157,10 +172,15 @@ def explain_lines(sample_id: str, runs: Path) -> Iterator[str]:
     for folder, _ in found:
         yield f"  held by {folder.name}"
     yield from dropped
+    if sample.finding is not None:
+        yield f"  finding: {sample.finding}"
     yield f"  question: {sample.question}"
     if sample.choices:
         yield f"  options: {'; '.join(sample.choices)}"
-    yield f"  answer: {sample.answer or [list(region.box_px) for region in sample.regions]}"
+    if sample.regions:
+        yield f"  boxes: {[list(region.box_px) for region in sample.regions]}"
+    if sample.answer or not sample.regions:
+        yield f"  answer: {sample.answer or 'none'}"
     yield from _described(sample)
     if sample.reasoning:
         yield f"  reasoning: {sample.reasoning}"

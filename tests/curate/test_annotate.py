@@ -46,6 +46,13 @@ def test_a_sample_leaves_with_what_each_annotator_said_and_without_truth(tmp_pat
     assert facts["warnings"] == []
 
 
+def test_an_answer_that_is_no_caption_stays(tmp_path, monkeypatch):
+    Annotators(monkeypatch, m=sound("a"))
+    question = cell(0, task="yes_no", question="Is it a cell?", answer="yes")
+    (sample,), _, _ = run(tmp_path, [question], configured({"a": asking("m")}))
+    assert (sample.answer, sample.attributes) == ("yes", ())
+
+
 @pytest.mark.parametrize("split", ["val", "test", "fold-2"])
 def test_samples_of_every_split_are_described(tmp_path, monkeypatch, split):
     Annotators(monkeypatch, m=sound("a"))
@@ -310,7 +317,10 @@ def test_the_key_depends_on_who_is_asked_in_which_order_and_with_which_words(mon
     [
         ({"local": {}}, "annotators.a.generator: `local` and `rules` see no pictures"),
         ({"rules": "phantom"}, "annotators.a.generator: `local` and `rules` see no pictures"),
-        ({"simulated": {"truth": "cells", "role": "arbiter"}}, "an arbiter describes nothing"),
+        (
+            {"simulated": {"truth": "cells", "role": "arbiter"}},
+            "arbiter is no annotator; write `role: annotator`",
+        ),
     ],
 )
 def test_a_generator_that_cannot_describe_pictures_is_refused(generator, why):

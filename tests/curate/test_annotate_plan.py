@@ -86,6 +86,9 @@ def test_with_cells_there_annotators_are_counted_and_the_arbiter_is_bounded(reci
     finished(runs / "described-0", [alone, *others])
     (arbiter,) = (line for line in plan_lines(plan, runs) if line.startswith("    "))
     assert arbiter.startswith("    arbiter: at most 6 requests"), "one annotator alone disputes nothing"
+    recipe.write_text(recipe.read_text().replace("step: consensus,", "step: consensus, method: dawid_skene,"))
+    (arbiter,) = (line for line in plan_lines(load_recipe(recipe), runs) if line.startswith("    "))
+    assert arbiter.startswith("    arbiter: at most 7 requests"), "but may be too improbable"
 
 
 def test_of_fields_with_many_cells_no_bound_is_made_up(recipe, tmp_path):

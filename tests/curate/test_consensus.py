@@ -22,13 +22,15 @@ from tests.curate.made_votes import (
 
 from pathloom.attributes import DISPUTE_TITLE, load_schema
 from pathloom.curate.config import CurateConfig
+from pathloom.curate.consensus import ConsensusStep
+from pathloom.curate.consensus_arbiter import dispute_request
 from pathloom.curate.curate import run_curate
 from pathloom.generate.config import GeneratorRef
 from pathloom.generate.echo import Echo
 from pathloom.generate.expected_error import expected_error
-from pathloom.generate.generator import Generation, Request
-from pathloom.schema import Drop, Sample
-from pathloom.stage import FACTS_FILE, read_jsonl
+from pathloom.generate.generator import Generation, Request, Sampling
+from pathloom.schema import Drop, Region, Sample
+from pathloom.stage import FACTS_FILE, UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
 
 ASKED = {"generator": {"endpoint": {"url": "http://127.0.0.1:1/v1", "model": "m"}}}
@@ -142,6 +144,23 @@ def test_no_annotator_at_all_and_one_alone_are_borne(tmp_path, names):
     assert facts["warnings"] == []
 
 
+def test_a_truth_that_knows_nothing_of_the_samples_is_refused(tmp_path):
+    leaf_schema(tmp_path, {"shape": 3})
+    with pytest.raises(UserError, match=r"consensus\.truth: the stage drawn has true attributes of none"):
+        run(tmp_path, [annotated("s0", {"ann": {"shape": "shape 1"}})], truth=[leaf("s0")])
+
+
+def test_an_annotator_may_be_called_as_a_column_of_the_table_of_errors(tmp_path):
+    leaf_schema(tmp_path, {"shape": 3})
+    truth = [leaf("s0", attributes=({"name": "shape", "value": "shape 1", "resolver": "truth"},))]
+    said = {"majority": {"shape": "shape 2"}, "ann": {"shape": "shape 1"}, "n": {"shape": "shape 1"}}
+    _, _, facts = run(tmp_path, [annotated("s0", said)], truth=truth)
+    row = facts["error_and_interval"]["shape"]
+    assert row["n"] == 1
+    assert row["annotator majority"] == {"value": 1, "low": 1, "high": 1}
+    assert row["majority"] == {"value": 0, "low": 0, "high": 0}
+
+
 def test_only_captions_are_written_anew_and_in_the_language_asked_for(tmp_path):
     leaf_schema(tmp_path, {"shape": 3})
     said = {name: {"shape": "shape 1"} for name in ("ann", "bob", "cid")}
@@ -200,6 +219,30 @@ def test_the_arbiter_gets_only_disputes_with_their_votes_and_without_names(tmp_p
     assert samples[1].history[-1].note == "3 attributes: 1 majority, 2 arbiter, 0 left out"
     assert (samples[0].history[-1].model, samples[1].history[-1].model) == (None, "m")
     assert (facts["disputed_samples"], facts["disputed_attributes"], facts["arbiter_calls"]) == (1, 2, 1)
+
+
+def test_the_arbiter_is_told_of_the_box_that_the_annotators_saw(tmp_path):
+    schema = leaf_schema(tmp_path, {"shape": 3})
+
+    def text(*regions: Region) -> str:
+        competing = {"shape": {"shape 0": 1, "shape 1": 1}}
+        sample = leaf("s0", regions=regions)
+        return dispute_request(sample, competing, schema, "en", Sampling()).messages[-1].text
+
+    assert "the leaf inside the drawn box" in text(Region(box_px=(1, 1, 5, 5), label="leaf"))
+    assert "box" not in text(Region(box_px=(0, 0, 8, 8), label="leaf"))
+
+
+@pytest.mark.parametrize(
+    ("generator", "why"),
+    [
+        ({"local": {}}, r"s\.arbiter\.generator: `local` and `rules` see no pictures"),
+        ({"simulated": {"truth": "cells"}}, "annotator is no arbiter; write `role: arbiter`"),
+    ],
+)
+def test_a_generator_that_cannot_judge_pictures_is_refused(generator, why):
+    with pytest.raises(UserError, match=why):
+        ConsensusStep(step="consensus", arbiter={"generator": generator}).check("s")
 
 
 def test_a_ruling_outside_the_dispute_is_none_and_a_second_run_asks_nothing(tmp_path, arbiter):
@@ -262,7 +305,7 @@ def test_three_annotators_and_an_arbiter_err_as_often_as_the_formula_says(tmp_pa
         assert expected == pytest.approx(expected_error(size, (errors[name],) * 3, 0.2).error)
         wide = binomtest(wrong, len(samples)).proportion_ci(0.999, "exact")
         assert wide.low < expected < wide.high, (name, wrong, expected)
-        error, low, high = facts["error_and_interval"][name]["fused"]
+        error, low, high = facts["error_and_interval"][name]["fused"].values()
         assert error == pytest.approx(wrong / len(samples), abs=1e-5)
         inside += low <= expected <= high
     assert inside >= 4

@@ -8,6 +8,7 @@ from pathloom.curate.agreement import alpha, confusions, kappa, kappas, same_ann
 from pathloom.curate.consensus_facts import consensus_facts
 from pathloom.curate.consensus_fusion import fuse
 from pathloom.curate.consensus_votes import Ints, Votes, gather
+from pathloom.stage import UserError
 
 
 def ints(*rows: tuple[int, ...]) -> Ints:
@@ -127,3 +128,10 @@ def test_two_annotations_of_one_annotator_are_a_fault(tmp_path):
     twice = sample.model_copy(update={"annotations": sample.annotations[:1] * 2})
     with pytest.raises(ValueError, match=f"two annotations of {NAMES[0]}"):
         gather([twice], schema)
+
+
+def test_a_sample_that_comes_from_two_stages_is_refused_with_the_cure(tmp_path):
+    schema = leaf_schema(tmp_path, {"shape": 4})
+    one, other = as_samples(schema, {"shape": ints((1, 2), (3, 3))})
+    with pytest.raises(UserError, match="sample s0 comes twice; name one stage"):
+        gather([one, one, other], schema)

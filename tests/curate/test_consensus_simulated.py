@@ -71,7 +71,7 @@ def test_fused_errors_of_simulated_annotators_are_the_expected_ones(tmp_path):
     inside = 0
     for name, kind in SCHEMA.attributes.items():
         expected = expected_error(len(kind.values), (ERROR,) * 3, ARBITER_ERROR).error
-        error, low, high = facts["error_and_interval"][name]["fused"]
+        error, low, high = facts["error_and_interval"][name]["fused"].values()
         wide = binomtest(round(error * NUM_CELLS), NUM_CELLS).proportion_ci(0.999, "exact")
         assert wide.low < expected < wide.high, (name, error, expected)
         inside += low <= expected <= high

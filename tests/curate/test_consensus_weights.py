@@ -41,7 +41,7 @@ def difference(folder, errors, confusion, num_samples: int, seed: int, arbiter: 
     if arbiter is None:
         modes = {name: weighing.posterior.argmax(axis=1) for name, weighing in counted.weighings.items()}
         known = Known(cast, truth, final[0], {name: mode.astype(np.int16) for name, mode in modes.items()})
-        return error_table(known, seed)[POOLED]["majority_minus_dawid_skene"]
+        return list(error_table(known, seed)[POOLED]["majority_minus_dawid_skene"].values())
     wrong = [np.stack([each[name] != truth[name] for name in SIZES]) for each in final]
     gain = (wrong[0].astype(float) - wrong[1]).mean(axis=0)
     drawn = gain[rng.integers(0, num_samples, (2000, num_samples))].mean(axis=1)

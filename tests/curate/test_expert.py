@@ -70,6 +70,17 @@ def test_a_caption_that_does_not_say_its_attributes_is_written_anew_even_where_n
     assert one(cell(), language="zh").answer.startswith("核大小：显著增大。")  # noqa: RUF001
 
 
+def test_the_caption_of_a_source_stays_while_all_attributes_are_its_own():
+    for sample in cell(), cell(nuclear_size="normal"):
+        stated = tuple(each.model_copy(update={"resolver": "source"}) for each in sample.attributes)
+        theirs = sample.model_copy(update={"attributes": stated, "answer": "In the words of the source."})
+        mixed = theirs.model_copy(update={"attributes": (*stated[:-1], sample.attributes[-1])})
+
+        assert one(theirs).answer == "In the words of the source."
+        assert one(mixed).answer != "In the words of the source."
+    assert awaits_review(one(theirs))
+
+
 @pytest.mark.parametrize(
     "sample",
     [

@@ -168,7 +168,13 @@ def test_a_missing_source_a_file_that_is_no_table_and_another_schema_are_said(tm
     with pytest.raises(UserError, match=r"rules\.yaml: its rules are for the attributes 'tissue', not for"):
         load_rules(table(tmp_path, rule(), attributes="tissue"), "cervical_cell")
     (tmp_path / "rules.yaml").write_text("rules: [")
-    with pytest.raises(UserError, match=r"rules\.yaml: no YAML"):
+    with pytest.raises(UserError, match=r"rules\.yaml: not readable as YAML"):
+        load_rules(str(tmp_path / "rules.yaml"), "cervical_cell")
+    (tmp_path / "rules.yaml").write_bytes("name: Größe".encode("latin-1"))
+    with pytest.raises(UserError, match=r"rules\.yaml: not readable as YAML"):
+        load_rules(str(tmp_path / "rules.yaml"), "cervical_cell")
+    (tmp_path / "rules.yaml").write_text("name: a\nname: b\n")
+    with pytest.raises(UserError, match=r"rules\.yaml: .*'name' stands twice in one mapping, line 1"):
         load_rules(str(tmp_path / "rules.yaml"), "cervical_cell")
     (tmp_path / "rules.yaml").write_text("- a\n")
     with pytest.raises(UserError, match=r"rules\.yaml: the table: "):

@@ -8,7 +8,7 @@ import pytest
 from tests.curate.expert_cells import attribute, cell, drawn_cells, put, stage_of
 
 from pathloom.curate.expert import ExpertStep
-from pathloom.curate.intervals import bootstrap_mean
+from pathloom.curate.intervals import bootstrap_mean, ratio_intervals
 from pathloom.schema import Sample
 from pathloom.stage import UserError
 
@@ -66,6 +66,12 @@ def test_a_stage_that_knows_the_truth_of_nothing_here_is_said(tmp_path):
     assert measured([cell("a"), cell("c")], [cell("a")], tmp_path / "c")["without_truth"] == 1
 
 
+def test_a_stage_of_which_nothing_is_left_is_measured_without_a_crash(tmp_path):
+    facts = measured([], [cell("a")], tmp_path)
+    assert (facts["samples"], facts["breaks_wrong_to_true"], facts["errors"]["all"]) == (0, 0, {})
+    assert measured([cell("a", finding=None)], [cell("a")], tmp_path / "c")["not_checked"] == 1
+
+
 @pytest.fixture(scope="module")
 def cells() -> tuple[list[Sample], list[Sample]]:
     """Truth and fused votes of cells of which a tenth breaks its profile and a tenth has a wrong label."""
@@ -117,5 +123,15 @@ def test_an_interval_covers_the_mean_and_resamples_whole_groups():
     assert alone[2] - alone[1] < 0.5 * (high - low)
     assert bootstrap_mean(values, groups, seed=1) == (value, low, high)
     assert bootstrap_mean([1.0, 2.0], ["a", "a"], seed=1)[0] == 1.5
+
+
+def test_draws_in_which_nothing_is_counted_are_no_zeros():
+    counts = np.array([[1.0, 0, 0, 0], [0, 0, 0, 0]])
+    low, high = ratio_intervals(counts, counts, seed=1)
+    assert (low[0], high[0]) == (1, 1), "the one Sample that counts is wrong in every draw that holds it"
+    assert np.isnan([low[1], high[1]]).all()
+
+
+def test_an_interval_of_nothing_is_refused():
     with pytest.raises(ValueError, match="0 values of 0 groups"):
         bootstrap_mean([], [], seed=1)

@@ -1,8 +1,10 @@
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as PILImage
 from tests.fixtures import encoded, make_image, make_sample
 from tests.ingest.test_cytotext import EXAMPLE, corpus, record, source
 
@@ -172,6 +174,21 @@ def test_a_sample_that_is_no_record_is_dropped_with_the_reason(tmp_path):
     assert [row["sample_id"] for row in read_jsonl(tmp_path / "drops.jsonl")] == [
         one.id for one in samples[1:]
     ]
+
+
+def test_a_record_without_a_label_may_hold_null_elsewhere(tmp_path):
+    bare = {key: value for key, value in EXAMPLE.items() if key != "label"} | {"remark": None}
+    (written,), _ = release(ingested(tmp_path, [bare]), tmp_path / "out")
+    assert written == bare
+
+
+def test_a_jpeg_of_a_camera_that_writes_two_views_is_a_jpeg(tmp_path):
+    file, view = io.BytesIO(), PILImage.new("RGB", (24, 16))
+    view.save(file, "MPO", save_all=True, append_images=[view])
+    picture = Image(path="x.jpg", data=file.getvalue(), width_px=24, height_px=16)
+    (written,), _ = release([cell(images=(picture,))], tmp_path)
+    assert written["image_name"].endswith(".jpg")
+    assert (tmp_path / "images" / written["image_name"]).read_bytes() == file.getvalue()
 
 
 def test_a_corpus_of_nothing_is_refused_with_the_first_reason(tmp_path):

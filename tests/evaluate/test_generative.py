@@ -198,6 +198,12 @@ def test_a_benchmark_without_held_out_samples_is_named(inputs, tmp_path):
         run_evaluate(config(benchmarks=("phantom_bethesda",)), inputs, tmp_path)
 
 
+def test_a_question_that_two_stages_hold_is_refused(inputs, tmp_path):
+    inputs = {**inputs, "again": inputs["phantoms"]}
+    with pytest.raises(UserError, match=r"after\.samples: phantoms, again hold phantom/\S+ twice"):
+        run_evaluate(config(samples=("phantoms", "again")), inputs, tmp_path)
+
+
 def with_card(model_folder: Path, folder: Path, **fields: Any) -> Path:
     """A model folder that differs in its card alone."""
     folder.mkdir()

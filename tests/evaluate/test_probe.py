@@ -123,6 +123,14 @@ def test_without_held_out_samples_the_stage_is_named(tmp_path):
         run([tile(index, "train") for index in range(4)], tmp_path)
 
 
+def test_without_training_samples_or_a_picture_the_stage_says_so(tmp_path):
+    with pytest.raises(UserError, match="probe: tiles hold no training Sample of tiles_label"):
+        run([tile(index, "test") for index in range(4)], tmp_path)
+    blind = tile(4, "test").model_copy(update={"images": ()})
+    with pytest.raises(UserError, match="probe: t4 has no picture"):
+        run([*(tile(index, "train") for index in range(4)), blind], tmp_path)
+
+
 @needs_probe
 def test_a_real_encoder_tells_light_from_dark(tmp_path):
     samples = [tile(index, "train" if index < 8 else "test") for index in range(12)]

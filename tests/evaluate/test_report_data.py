@@ -68,6 +68,11 @@ def test_facts_become_tables(tmp_path):
         },
         {"step": "reason", "asked": 7, "cost": 1.23456, "model": "m", "absent": None},
         {"step": "nothing", "failed": {}},
+        {
+            "step": "asked",
+            "errors": {"size": {"n": 4, "fused": {"value": 0.12345, "low": 0, "high": 0.5}}},
+            "cost": {"one": {"cost": None}},
+        },
     ]
     tables = {
         table.title: table for table in data_stage("s", stage(tmp_path / "s", [], facts=facts), 0).tables
@@ -78,7 +83,9 @@ def test_facts_become_tables(tmp_path):
     assert tables["difficulty: levels"].rows == (("easy", "4", "a, b"),)
     assert tables["difficulty: encoders"].rows == (("x",),)
     assert tables["reason"].rows == (("asked", "7"), ("cost", "1.235"), ("model", "m"))
-    assert len(tables) == 5
+    assert tables["asked: errors"].rows == (("size", "4", "0.123 (0\u00a0to\u00a00.5)"),)
+    assert tables["asked: cost"].rows == (("one", ""),)
+    assert len(tables) == 7
 
 
 def test_the_shown_samples_are_spread_over_the_set(tmp_path):
@@ -151,6 +158,6 @@ def test_a_report_about_nothing_is_refused(tmp_path):
     (folder / FACTS_FILE).unlink()
     config = ReportConfig(name="report", kind="report", stages=("pairs",), samples=("pairs",))
     with pytest.raises(
-        UserError, match="none of pairs is an evaluate, probe, zero_shot, retrieval, few_shot,"
+        UserError, match="none of pairs measured anything or left facts, as evaluate, probe"
     ):
         run_report(config, {"pairs": folder}, tmp_path / "out")

@@ -293,6 +293,17 @@ def test_a_guess_without_looking_counts_what_is_offered(tmp_path):
     assert row["guess"] >= row["share_of_commonest"] == 0.6
 
 
+def test_a_guess_at_classes_is_told_in_the_metric_of_the_benchmark(tmp_path):
+    """Always the commonest class: right in 9 of 10, but a balanced accuracy of a half."""
+    samples = [cell(f"c{k}", finding="HSIL" if k == 0 else "NILM") for k in range(10)]
+
+    record = json.loads((made(tmp_path, samples, "cytocell") / "benchmark.json").read_text())
+
+    assert record["dimensions"]["class"]["share_of_commonest"] == 0.9
+    assert record["dimensions"]["class"]["guess"] == record["dimensions"]["class"]["chance"] == 0.5
+    assert record["mean_guess"] == record["chance"] == 0.5
+
+
 @pytest.mark.parametrize("change", ["picture", "value", "order", "nothing"])
 def test_the_hash_changes_with_whatever_is_asked(tmp_path, change):
     before = cells_of_every_size(4)

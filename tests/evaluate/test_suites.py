@@ -14,6 +14,7 @@ from tests.fixtures import make_sample
 from pathloom.evaluate.config import ReportConfig
 from pathloom.evaluate.measure import Prediction, write_measurements
 from pathloom.evaluate.metrics import Scored, compare, measure
+from pathloom.evaluate.report_records import BoardRow
 from pathloom.evaluate.suites import boards_of_suites
 from pathloom.evaluate.summary import run_report, terminal_summary
 from pathloom.schema import Origin
@@ -62,6 +63,12 @@ def forgetting(**keys: Any) -> dict[str, str]:
     return {"suite": "general", "before": "base", "without": "plain", "replayed": "replay", **keys}
 
 
+def shown(row: BoardRow) -> tuple[Any, ...]:
+    """Cells of which none is empty; their bounds may still be, so they are of any type here."""
+    assert all(row.cells)
+    return row.cells
+
+
 def test_the_mean_of_a_suite_counts_benchmarks_and_not_samples():
     (board,), _ = boards_of_suites(report(["base"]), {"base": stage([True] * 2, [True, False] * 20)})
 
@@ -75,7 +82,7 @@ def test_the_interval_of_each_benchmark_is_that_of_its_own_samples():
     scored = stage(drawn(0, 0.7), drawn(1, 0.4))
     (board,), _ = boards_of_suites(report(["base"]), {"base": scored})
 
-    mean, words, lookups = board.rows[0].cells
+    mean, words, lookups = shown(board.rows[0])
     for cell, name in ((words, GENERAL[0]), (lookups, GENERAL[1])):
         alone = measure(CHOICE, scored[name])["accuracy"]
         assert (cell.low, cell.high) == pytest.approx((alone.low, alone.high), abs=0.01)
@@ -146,7 +153,7 @@ def test_the_share_of_a_loss_that_remains_is_resampled_with_both_losses():
 
     (_, board), _ = boards_of_suites(config, answered)
 
-    ((lost, kept, remains),) = [row.cells for row in board.rows]
+    ((lost, kept, remains),) = map(shown, board.rows)
     assert remains.value == pytest.approx(kept.value / lost.value)
     assert remains.value == pytest.approx(0.25, abs=0.06)
     assert 0 < remains.low < remains.value < remains.high < 0.5
@@ -161,8 +168,23 @@ def test_nothing_lost_has_no_share_and_the_board_says_so():
 
     (_, board), _ = boards_of_suites(report(list(answered), forgetting=(forgetting(),)), answered)
 
-    assert math.isnan(board.rows[0].cells[2].value)
+    assert math.isnan(shown(board.rows[0])[2].value)
     assert "In 100.0% of the resamples nothing was lost" in board.notes[0]
+
+
+def test_a_gain_has_no_share_of_a_loss_and_no_interval_of_one():
+    answered = {
+        "base": stage(drawn(0, 0.5), drawn(1, 0.5)),
+        "plain": stage(drawn(2, 0.5), drawn(3, 0.52)),
+        "replay": stage(drawn(4, 0.5), drawn(5, 0.5)),
+    }
+    (_, board), _ = boards_of_suites(report(list(answered), forgetting=(forgetting(),)), answered)
+
+    lost, _, share = shown(board.rows[0])
+    assert lost.value < 0 < lost.high, "in some resamples something is lost"
+    assert math.isnan(share.value)
+    assert share.low is share.high is None
+    assert "of the resamples nothing was lost" in board.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ from tests.ingest.test_cells import (
     write_fields,
 )
 
+from pathloom.images import BadImage
 from pathloom.ingest.cells import CellsConfig
+from pathloom.ingest.slide_regions import SlideField, slide_size_and_time
 from pathloom.schema import Sample
 
 
@@ -61,6 +63,7 @@ def test_voc_coco_csv_and_geojson_say_the_same(tmp_path):
         ({"type": "MultiPolygon", "coordinates": [[[[50, 40], [60, 56]]], [[[61, 41], [70, 50]]]]}, None),
         ({"type": "Point", "coordinates": [50, 40]}, "unreadable_box"),
         ({"type": "Polygon", "coordinates": [[[50, None], [1, 2]]]}, "unreadable_box"),
+        ({"type": "Polygon", "coordinates": [[[10**400, 40], [1, 2]]]}, "unreadable_box"),
         (None, "unreadable_box"),
     ],
 )
@@ -92,6 +95,7 @@ def test_a_broken_geojson_file_is_a_drop_and_a_picture_without_boxes_too(tmp_pat
     [
         (["picture,x1,y1,x2,y2", "a.png,1,1,9,9"], "no column file"),
         (["file,x1,y1,x2,y2", "gone.png,1,1,30,30"], "no gone.png in"),
+        (["file,x1,y1,x2,y2", '"' + "a" * 140_000], "not a CSV table"),
     ],
 )
 def test_a_table_of_boxes_that_fits_nothing_is_refused_with_the_cure(tmp_path, lines, said):
@@ -100,7 +104,60 @@ def test_a_table_of_boxes_that_fits_nothing_is_refused_with_the_cure(tmp_path, l
     assert said in error_of(cells(tmp_path))
 
 
+def test_a_table_from_windows_names_files_in_folders_too(tmp_path):
+    write_fields(tmp_path, names=("s1/a.png", "b.png"))
+    write_boxes(tmp_path, ["\ufefffile,x1,y1,x2,y2", "s1\\a.png,50,40,70,56", "b.png,50,40,70,56"])
+    assert {sample.id.split("/5")[0] for sample in read_all(cells(tmp_path))[0]} == {
+        "cells/s1/a.png",
+        "cells/b.png",
+    }
+
+
+def test_folders_of_boxes_are_read_whatever_the_case_of_their_suffixes_or_refused(tmp_path):
+    write_fields(tmp_path)
+    feature = {"geometry": {"type": "Polygon", "coordinates": [[[50, 40], [70, 56]]]}}
+    (tmp_path / "geo").mkdir()
+    (tmp_path / "geo" / "a.GEOJSON").write_text(json.dumps({"features": [feature]}))
+    (tmp_path / "geo" / "b.geojson").write_text(json.dumps([feature]))
+    samples, drops = read_all(cells(tmp_path, boxes=tmp_path / "geo", test_share=0))
+    assert [sample.origin.box_l0 for sample in samples] == [A_BOX]
+    assert "QuPath's export has a box to tick" in drops[0].detail
+    (tmp_path / "voc" / "below").mkdir(parents=True)
+    (tmp_path / "voc" / "below" / "a.xml").write_text(voc([("cell", A_BOX)]))
+    assert "Pascal VOC files lie in one folder; move" in error_of(cells(tmp_path, boxes=tmp_path / "voc"))
+
+
 # ------------------------------------------------------------------------------------------------ slides
+@pytest.mark.parametrize(
+    ("opened", "part"), [("s/1.dcm", "s/2.dcm"), ("s.mrxs", "s/Data0000.dat"), ("s.svs", "s.svs")]
+)
+def test_a_slide_is_read_anew_when_any_of_its_files_changes(tmp_path, opened, part):
+    (tmp_path / "s").mkdir()
+    for name in (opened, part):
+        (tmp_path / name).write_bytes(b"pixels")
+    before = slide_size_and_time(tmp_path / opened)
+    assert slide_size_and_time(tmp_path / opened) == before
+    (tmp_path / part).write_bytes(b"other pixels")
+    assert slide_size_and_time(tmp_path / opened) != before
+
+
+def test_a_tile_that_memory_could_not_hold_is_refused_before_it_is_read():
+    pytest.importorskip("openslide")
+    field = SlideField.__new__(SlideField)
+    field._path, field._slide = Path("s.svs"), _OneLevel()
+    with pytest.raises(BadImage, match=r"a tile of 90000x90000 px.*is mpp right"):
+        field.crop(0, 0, 90_000, 90_000, 1.0)
+
+
+class _OneLevel:
+    """A slide without smaller levels, whose pixels nobody may ask for."""
+
+    level_downsamples = (1.0,)
+
+    def get_best_level_for_downsample(self, shrink: float) -> int:
+        return 0
+
+
 def slides(root: Path, *rows: str, **keys: Any) -> CellsConfig:
     write_boxes(root, ["file,x1,y1,x2,y2", *rows])
     return cells(root, boxes=root / "boxes.csv", slides=True, test_share=0, **keys)

@@ -130,6 +130,7 @@ def test_lines_and_a_list_are_read_alike(tmp_path):
         (record("../a_0.jpg"), "outside_root"),
         (record("/etc/passwd"), "outside_root"),
         (record("x" * 300), "outside_root"),
+        (record("/".join(["x" * 200] * 30)), "outside_root"),
         (record("a_0.jpg"), "name_seen_before"),
         (record(""), "broken_record"),
         (record("b_1.jpg", label=3), "broken_record"),

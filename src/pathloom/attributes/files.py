@@ -17,6 +17,8 @@ from pathloom.schema import Record
 from pathloom.stage import UserError
 
 _SHIPPED = Path(__file__).parent.parent / "attribute_schemas"
+_MOST_FLAGS = 8
+"""Every set of signs is a value: 256 of eight. Our own choice."""
 
 
 def shipped_schemas() -> tuple[str, ...]:
@@ -85,6 +87,11 @@ class _Kind(Record):
             raise ValueError("give either values, or flags with the words for none of them (`none`)")
         if len(self.values) == 1:
             raise ValueError("one value is no choice: give two or more")
+        if len(self.flags) > _MOST_FLAGS:
+            raise ValueError(f"{len(self.flags)} flags have too many sets: {_MOST_FLAGS} at most; split them")
+        for flag in self.flags:
+            if FLAG_JOIN.strip() in flag:
+                raise ValueError(f"flags: {flag!r} holds the sign that joins signs; name it without a +")
         if self.flags and (self.vague or self.ordered):
             raise ValueError("vague and ordered go with values, not with flags")
         for language, sentence in self.sentence:
@@ -140,13 +147,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-@cache
-def _load(path: Path, _changed_ns: int) -> AttributeSchema:
+def read_yaml(path: Path) -> tuple[Any, str]:
+    """What a file holds, and its SHA-256. Raises UserError that names the file, also for a key that stands twice."""
     try:
         text = path.read_text(encoding="utf-8")
-        data = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.load(text, Loader=_Loader), hashlib.sha256(text.encode()).hexdigest()
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+
+
+@cache
+def _load(path: Path, _changed_ns: int) -> AttributeSchema:
+    data, digest = read_yaml(path)
     try:
         file = _File.model_validate(data)
     except ValidationError as error:
@@ -157,7 +169,7 @@ def _load(path: Path, _changed_ns: int) -> AttributeSchema:
         subject=file.subject.of_language(),
         cannot_tell=file.cannot_tell.of_language(),
         attributes={name: one.kind(name) for name, one in file.attributes.items()},
-        digest=hashlib.sha256(text.encode()).hexdigest(),
+        digest=digest,
     )
     faults = list(dict.fromkeys(_ambiguities(schema)))
     if faults:

@@ -107,7 +107,7 @@ def _annotated(
     replies: Mapping[str, AnnotatorReply],
     answers: Mapping[str, Answers[AnnotatorReply]],
 ) -> Sample:
-    """With what was said, and without what was held to be true: that is for the steps that follow."""
+    """With what was said, and without the attributes and the caption that were held to be true."""
     *earlier, last = (
         Event(step="annotate", version=config.version, note=name, model=answers[name].model)
         for name in replies
@@ -119,7 +119,7 @@ def _annotated(
             for name, reply in replies.items()
         ),
         attributes=(),
-        answer="",
+        **({"answer": ""} if sample.task == "caption" else {}),
     )
 
 

@@ -9,7 +9,7 @@ from pathloom.curate.annotation_prompts import annotation_prompts_hash
 from pathloom.generate.config import Asking
 from pathloom.ingest.cytotext import CytotextKeys
 from pathloom.phantom.cytology import BETHESDA
-from pathloom.stage import StageConfig, UserError
+from pathloom.stage import StageConfig
 
 InstructionKind = Literal["attribute", "sign", "class", "description", "dialogue"]
 INSTRUCTIONS: tuple[InstructionKind, ...] = ("attribute", "sign", "class", "description", "dialogue")
@@ -50,14 +50,7 @@ class AnnotateConfig(StageConfig):
     def check(self) -> None:
         load_schema(self.attributes)
         for name, asking in self.annotators.items():
-            where = f"{self.name}.annotators.{name}"
-            if asking.generator.local or asking.generator.rules:
-                raise UserError(f"{where}.generator: `local` and `rules` see no pictures; give an endpoint")
-            if asking.generator.simulated and asking.generator.simulated.role != "annotator":
-                raise UserError(
-                    f"{where}.generator.simulated.role: an arbiter describes nothing; leave it out"
-                )
-            asking.check(where)
+            asking.check_sees_pictures(f"{self.name}.annotators.{name}", "annotator")
 
     def keyed(self) -> dict[str, Any]:
         decides = [[name, asking.decides()] for name, asking in self.annotators.items()]

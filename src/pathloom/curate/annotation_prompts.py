@@ -97,7 +97,7 @@ class AnnotationPrompt:
 
     def about(self, sample: Sample, sampling: Sampling) -> Request:
         """The Sample's pictures with the question. Nothing else of it is told: neither its class nor its answer."""
-        system, user = self._instructions[_is_boxed(sample)]
+        system, user = self._instructions[is_boxed(sample)]
         return Request(
             messages=(
                 Message(role="system", text=system),
@@ -108,7 +108,7 @@ class AnnotationPrompt:
         )
 
 
-def _is_boxed(sample: Sample) -> bool:
+def is_boxed(sample: Sample) -> bool:
     """Whether a region is less than its picture: sources of cells draw it. A picture of one cell is a region whole."""
     whole = [(0, 0, image.width_px, image.height_px) for image in sample.images]
     return any(region.box_px != whole[region.image] for region in sample.regions)

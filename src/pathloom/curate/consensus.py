@@ -20,6 +20,7 @@ from pathloom.generate.fill import fill, store_beside
 from pathloom.generate.generator import Request
 from pathloom.generate.store import AnswerStore
 from pathloom.schema import Attribute, Drop, Sample
+from pathloom.stage import UserError
 from pathloom.store import read_samples
 
 
@@ -58,7 +59,10 @@ class ConsensusStep(StepConfig):
     arbiter: Asking | None = Field(
         default=None, description="asked about disputes only; without one, disputed attributes are left out"
     )
-    language: Language = Field(default="en", description="of the caption that is written from the attributes")
+    language: Language = Field(
+        default="en",
+        description="of the caption that is written from the attributes, and of the arbiter's prompt",
+    )
     truth: str | None = Field(
         default=None, description="stage whose Samples hold true attributes: errors are measured against them"
     )
@@ -70,7 +74,7 @@ class ConsensusStep(StepConfig):
     def check(self, where: str) -> None:
         load_schema(self.attributes)
         if self.arbiter is not None:
-            self.arbiter.check(f"{where}.arbiter")
+            self.arbiter.check_sees_pictures(f"{where}.arbiter", "arbiter")
 
     def keyed(self) -> dict[str, Any]:
         return {**super().keyed(), "arbiter": None if self.arbiter is None else self.arbiter.decides()}
@@ -103,6 +107,11 @@ class ConsensusStep(StepConfig):
             return self._change(sample, attributes, schema, model)
 
         true = truths(read_samples(inputs[self.truth]), votes) if self.truth else None
+        if true is not None and votes.num_samples and all((values < 0).all() for values in true.values()):
+            raise UserError(
+                f"consensus.truth: the stage {self.truth} has true attributes of none of the Samples here; name the "
+                "stage that they were first made in, or leave `truth` out"
+            )
         return Prepared(change, consensus_facts(settled, usage, true, seed))
 
     def _change(

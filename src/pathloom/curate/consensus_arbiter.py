@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pathloom.attributes import DISPUTE_TITLE, AttributeSchema, Language
+from pathloom.curate.annotation_prompts import is_boxed
 from pathloom.curate.replies import parse_object
 from pathloom.generate.generator import Message, Request, Sampling
 from pathloom.schema import Sample
@@ -61,6 +62,7 @@ def dispute_request(
     text = "\n".join(
         [
             parts["task"].format(subject=schema.subject[language]),
+            *([parts["boxed"].format(subject=schema.subject[language])] if is_boxed(sample) else []),
             *points,
             parts["format"],
             json.dumps(json_schema, ensure_ascii=False),

@@ -27,6 +27,7 @@ from pathloom.curate.consensus_dependence import (
 )
 from pathloom.curate.consensus_fusion import Counted, Settled, counts_of
 from pathloom.curate.consensus_truth import (
+    MAJORITY_MINUS_DAWID_SKENE,
     Known,
     error_table,
     majority_if_independent,
@@ -149,9 +150,14 @@ def _majority_against_dawid_skene(counted: Counted) -> dict[str, dict[str, Any]]
 
 def _with_truth(known: Known, seed: int) -> tuple[dict[str, Any], list[str]]:
     pairs, independent = pairs_against_truth(known), majority_if_independent(known, seed)
+    errors = error_table(known, seed)
     facts = {
         "intervals_resample": known.resampled,
-        "error_and_interval": error_table(known, seed),
+        "error_and_interval": {
+            name: {who: error for who, error in row.items() if who != MAJORITY_MINUS_DAWID_SKENE}
+            for name, row in errors.items()
+        },
+        MAJORITY_MINUS_DAWID_SKENE: {name: row[MAJORITY_MINUS_DAWID_SKENE] for name, row in errors.items()},
         "pairs_against_truth": pairs,
         "majority_error_if_independent": independent,
     }

@@ -11,6 +11,7 @@ from pathloom.curate.agreement import pair_names, pairs_of
 from pathloom.curate.consensus_dependence import ALARM
 from pathloom.curate.consensus_fusion import counts_of
 from pathloom.curate.consensus_votes import Ints, Votes
+from pathloom.curate.intervals import ratio_intervals
 
 Floats = NDArray[np.float64]
 
@@ -19,7 +20,7 @@ MIN_GROUPS = 30
 """With fewer groups the spread between them says little, and Samples are resampled instead; our own choice."""
 NUM_PERMUTATIONS = 50
 POOLED = "all attributes"
-_AT_ONCE = 2_000_000  # weights held at once, 16 MB
+MAJORITY_MINUS_DAWID_SKENE = "majority_minus_dawid_skene"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ def drawn_errors(counts: NDArray[np.int64], true: Ints) -> Floats:
 
 
 def error_table(known: Known, seed: int) -> dict[str, dict[str, Any]]:
-    """Attribute -> who -> [error, low, high], a 95 % percentile bootstrap over groups (Efron & Tibshirani 1993, section
-    13.3), then pooled over attributes.
+    """Attribute -> who -> error with its interval (intervals.py) over groups or Samples, then pooled over attributes.
 
     An annotator's error is over what it answered, `fused` over what got a value; `majority` (ties drawn by lot) and
     `dawid_skene` are of the votes alone, without an arbiter, and `majority_minus_dawid_skene` is paired.
@@ -69,15 +69,16 @@ def error_table(known: Known, seed: int) -> dict[str, dict[str, Any]]:
     rows = np.concatenate([rows, np.full((1, *rows.shape[1:]), np.nan)])
     sums, counts = (_by_cluster(part, known.clusters) for part in (np.nan_to_num(rows), ~np.isnan(rows)))
     sums[-1], counts[-1] = sums[:-1].sum(axis=0), counts[:-1].sum(axis=0)
-    low, high = _interval(sums, counts, seed)
+    low, high = ratio_intervals(sums, counts, seed, NUM_RESAMPLES)
     table: dict[str, dict[str, Any]] = {}
     for at, name in enumerate([*wrong, POOLED]):
         total, number = sums[at].sum(axis=1), counts[at].sum(axis=1)
         table[name] = {"n": int(number[who.index("dawid_skene")])}
         for column, one in enumerate(who):
             if number[column]:
-                three = (total[column] / number[column], low[at, column], high[at, column])
-                table[name][one] = [round(float(value), 5) for value in three]
+                ends = (total[column] / number[column], low[at, column], high[at, column])
+                named = zip(("value", "low", "high"), ends, strict=True)
+                table[name][one] = {end: round(float(value), 5) for end, value in named}
     return table
 
 
@@ -91,11 +92,12 @@ def _wrong(known: Known, name: str) -> dict[str, Floats]:
 
     majority, weighted = drawn_errors(counts_of(votes, num_values), true), of(known.weighted[name])
     return {
-        **{annotator: of(votes[:, column]) for column, annotator in enumerate(known.votes.annotators)},
+        # named so that an annotator called "majority" or "n" stands beside the others and not in their place
+        **{f"annotator {name}": of(votes[:, column]) for column, name in enumerate(known.votes.annotators)},
         "fused": of(known.fused[name]),
         "majority": majority,
         "dawid_skene": weighted,
-        "majority_minus_dawid_skene": majority - weighted,
+        MAJORITY_MINUS_DAWID_SKENE: majority - weighted,
     }
 
 
@@ -104,24 +106,6 @@ def _by_cluster(rows: NDArray[Any], clusters: NDArray[np.int64]) -> Floats:
     order = np.argsort(clusters, kind="stable")
     starts = np.flatnonzero(np.diff(clusters[order], prepend=-1))
     return np.add.reduceat(rows[..., order].astype(float), starts, axis=-1)
-
-
-def _interval(sums: Floats, counts: Floats, seed: int) -> tuple[Floats, Floats]:
-    """2.5 and 97.5 percentiles of sums over counts when clusters are drawn with replacement [attribute, who]."""
-    shape, num_clusters = sums.shape[:-1], sums.shape[-1]
-    both = np.concatenate([sums.reshape(-1, num_clusters), counts.reshape(-1, num_clusters)])
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _AT_ONCE // num_clusters)
-    drawn = []
-    for start in range(0, NUM_RESAMPLES, at_once):
-        many = min(at_once, NUM_RESAMPLES - start)
-        weights = rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=many)
-        drawn.append(weights @ both.T)
-    totals = np.concatenate(drawn)
-    half = totals.shape[1] // 2
-    means = totals[:, :half] / np.maximum(totals[:, half:], 1)
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    return low.reshape(shape), high.reshape(shape)
 
 
 def pairs_against_truth(known: Known) -> dict[str, dict[str, Any]]:

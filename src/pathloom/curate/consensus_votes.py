@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pathloom.attributes import AttributeSchema, UnknownWords
 from pathloom.schema import Sample, Vote
+from pathloom.stage import UserError
 
 Ints = NDArray[np.int16]
 
@@ -57,7 +58,7 @@ class Votes:
 def gather(samples: Iterable[Sample], schema: AttributeSchema) -> Votes:
     """The votes of every Sample with an Annotation; annotators in the order of their names.
 
-    Raises ValueError for a Sample with two Annotations of one annotator.
+    Raises UserError for a Sample that comes twice, and ValueError for one with two Annotations of one annotator.
     """
     names = list(schema.attributes)
     place = {name: {value: n for n, value in enumerate(schema[name].values)} for name in names}
@@ -70,6 +71,11 @@ def gather(samples: Iterable[Sample], schema: AttributeSchema) -> Votes:
     for sample in samples:
         if not sample.annotations:
             continue
+        if sample.id in row:
+            raise UserError(
+                f"consensus: sample {sample.id} comes twice; name one stage that holds it in `samples`, and all "
+                "annotators in one stage `annotate`"
+            )
         start = len(row) * len(names)
         row[sample.id] = len(row)
         groups.append(group_of.setdefault(sample.origin.cluster, len(group_of)))

@@ -29,7 +29,8 @@ class ExpertStep(StepConfig):
     An attribute that its class does not allow is a fault of the attribute or of the class. One fault among nine that
     annotators disagree on is most likely the attribute's: it is corrected. Several at once, or a value that every
     annotator saw, are more likely a wrong class or a cell that is an exception: the Sample goes to review whole, as it
-    is, and waits for the step `reviewed`.
+    is, and waits for the step `reviewed`. The caption is written from the attributes, unless all of them, and so the
+    caption too, are of a source.
     """
 
     version: ClassVar[int] = 1
@@ -112,7 +113,9 @@ class ExpertStep(StepConfig):
         elif judged.breaks:
             attributes = corrected(sample.attributes, judged.breaks, "expert")
             note = "; ".join(f"{each.change} ({each.rule_ids})" for each in judged.breaks)
-        answer = caption_of(attributes, table.schema, self.language)
+        # a rule never rewrites what a source states, and neither its own caption of it
+        of_source = all(one.resolver == "source" for one in attributes)
+        answer = sample.answer if of_source else caption_of(attributes, table.schema, self.language)
         if not note and answer == sample.answer:
             return sample
         event = self.event(note or "caption written from the attributes")

@@ -5,7 +5,6 @@ refused when it is read, with the ids of the rules.
 """
 
 import difflib
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from pathloom.attributes import FLAG_JOIN, NO_FLAG, AttributeKind, AttributeSchema, load_schema
+from pathloom.attributes.files import read_yaml
 from pathloom.schema import Record
 from pathloom.stage import UserError
 
@@ -211,13 +210,9 @@ def rule_lines(name: str) -> Iterator[str]:
 @cache
 def _read(path: Path, _changed_ns: int) -> tuple[_TableFile, str]:
     """What a file holds, and its digest."""
-    text = path.read_text(encoding="utf-8")
+    data, digest = read_yaml(path)
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
-    try:
-        return _TableFile.model_validate(data), hashlib.sha256(text.encode()).hexdigest()
+        return _TableFile.model_validate(data), digest
     except ValidationError as error:
         (first, *_) = error.errors(include_url=False)
         where = [str(place) for place in first["loc"]]

@@ -70,7 +70,7 @@ def measure(
         label_is_wrong = truth.finding is not None and truth.finding != sample.finding
         labels[f"{'wrong' if label_is_wrong else 'right'} {verdict.became}"] += 1
         cases.extend(_cases(sample, verdict, truth, label_is_wrong=label_is_wrong))
-    if not cases:
+    if unknown and not cases:
         raise UserError(
             "expert.truth: that stage has true attributes of none of the Samples here; name the stage that they were "
             "first made in"

@@ -84,8 +84,8 @@ def forecasts(
             prompt_tokens = _tokens(organ_instructions()) + _TYPICAL_CAPTION_TOKENS
             found.append(_forecast("organ", step.teacher, requests, most, prompt_tokens, store))
         if isinstance(step, ConsensusStep) and step.arbiter is not None:
-            several = most if inputs is None else _annotated_by_several(config, inputs)
-            found.append(_forecast("arbiter", step.arbiter, None, several, _DISPUTE_TOKENS, store))
+            disputable = most if inputs is None else _disputable(config, step, inputs)
+            found.append(_forecast("arbiter", step.arbiter, None, disputable, _DISPUTE_TOKENS, store))
     return found
 
 
@@ -99,9 +99,12 @@ def _of_annotators(
         yield _forecast(f"annotator {name}", asking, requests, most, prompt_tokens, store)
 
 
-def _annotated_by_several(config: CurateConfig, inputs: Mapping[str, Path]) -> int:
-    """Samples that can be disputed; each is one request to the arbiter at most."""
-    return sum(len(sample.annotations) > 1 for sample in read_all(config.samples, inputs))
+def _disputable(config: CurateConfig, step: ConsensusStep, inputs: Mapping[str, Path]) -> int:
+    """Samples that can be disputed, each one request to the arbiter at most: a vote alone is no dispute of a majority,
+    but may be less probable than `min_confidence`.
+    """
+    fewest = max(step.min_votes, 2 if step.method == "majority" else 1)
+    return sum(len(sample.annotations) >= fewest for sample in read_all(config.samples, inputs))
 
 
 def _tokens(text: str) -> float:

@@ -33,7 +33,14 @@ from pathloom.stage import UserError, write_jsonl
 RECORDS_FILE = "cytotext.json"
 CARD_FILE = "README.md"
 DROPS_FILE = "drops.jsonl"
-_SUFFIX_OF = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "WEBP": ".webp"}
+_SUFFIX_OF = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "MPO": ".jpg",  # what Pillow calls a JPEG with several views in it, as some cameras write
+    "TIFF": ".tif",
+    "BMP": ".bmp",
+    "WEBP": ".webp",
+}
 
 
 class _Unfit(Exception):
@@ -105,7 +112,8 @@ def as_record(sample: Sample, schema: AttributeSchema, config: ReleaseConfig) ->
     if not sample.attributes and not source.said:
         raise _Unfit("nothing_described", "no attributes, and no words of a source")
     record = record_of(source) or {keys.image: _name_of(sample), keys.description: {}}
-    label_elsewhere = keys.label not in record and sample.finding in record.values()
+    label = sample.finding
+    label_elsewhere = label is not None and keys.label not in record and label in record.values()
     if not {keys.image, keys.description} <= record.keys() or label_elsewhere:
         raise UserError(
             f"{config.name}.keys: the record of {sample.id} has the keys {', '.join(record)}; give those that "

@@ -5,6 +5,7 @@ Every completion is appended to predictions.jsonl as it comes, so a killed run g
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,12 @@ def _requests(config: EvaluateConfig, samples: Sequence[Sample]) -> list[Request
                 )
             )
         original = {sample.id: sample for sample in chosen}
+        if len(original) < len(chosen):
+            twice = next(key for key, n in Counter(sample.id for sample in chosen).items() if n > 1)
+            raise UserError(
+                f"{config.name}.samples: {', '.join(config.samples)} hold {twice} twice, so its answers could not be "
+                "told apart; evaluate each of these stages by an entry of its own"
+            )
         for control in (NO_CONTROL, *config.controls):
             for asked in apply_control(chosen, control, config.seed):
                 graded = asked if control == "shuffled_options" else original[asked.id]

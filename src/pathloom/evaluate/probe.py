@@ -19,7 +19,7 @@ from pathloom.evaluate.measure import Prediction, write_measurements
 from pathloom.evaluate.select import NO_CONTROL, held_out
 from pathloom.images import load_pixels
 from pathloom.models.embed import load_encoder
-from pathloom.schema import FOLD_PREFIX, Sample
+from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Sample
 from pathloom.stage import UserError
 from pathloom.store import read_samples
 from pathloom.tasks import find_task
@@ -37,6 +37,12 @@ def run_probe(config: ProbeConfig, inputs: Mapping[str, Path], out: Path) -> dic
         raise UserError(
             f"{config.name}: {', '.join(config.samples)} hold no labelled held-out Sample of {benchmark.name}"
         )
+    if all(sample.split == TEST_SPLIT for sample in samples):
+        raise UserError(
+            f"{config.name}: {', '.join(config.samples)} hold no training Sample of {benchmark.name} to fit a probe on"
+        )
+    if without := next((sample.id for sample in samples if not sample.images), None):
+        raise UserError(f"{config.name}: {without} has no picture, and a probe sees nothing else")
     pictures = tqdm(
         (load_pixels(s.images[0]) for s in samples), total=len(samples), desc=config.name, leave=False
     )

@@ -13,6 +13,7 @@ from pathloom.stage import FACTS_FILE, MANIFEST_FILE
 from pathloom.store import read_samples
 
 _SHOWN_PX = 320
+_INTERVAL = {"value", "low", "high"}
 
 
 def data_stage(name: str, folder: Path, num_examples: int) -> DataStage:
@@ -70,7 +71,13 @@ def _words(name: str) -> str:
 
 
 def _cell(value: Any) -> str:
+    """A mapping of value, low and high is a number with its interval."""
+    if value is None:
+        return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, dict) and value.keys() == _INTERVAL:
+            number, low, high = (f"{value[end]:.3g}" for end in ("value", "low", "high"))
+            return f"{number} ({low}\u00a0to\u00a0{high})"
         if isinstance(value, dict):
             return ", ".join(f"{key}: {_cell(inner)}" for key, inner in value.items())
         return ", ".join(map(_cell, value)) if isinstance(value, list) else str(value)

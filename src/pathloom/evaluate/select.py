@@ -27,11 +27,7 @@ def is_held_out(sample: Sample) -> bool:
 
 def held_out(samples: Iterable[Sample], benchmark: Benchmark, limit: int | None) -> list[Sample]:
     """The benchmark's Samples in a fixed order; with `limit`, that many spread evenly over them."""
-    chosen = [
-        sample
-        for sample in samples
-        if benchmark.asks(sample) and (sample.split == TEST_SPLIT or sample.split.startswith(FOLD_PREFIX))
-    ]
+    chosen = [sample for sample in samples if benchmark.asks(sample) and is_held_out(sample)]
     if limit is None or limit >= len(chosen):
         return chosen
     return [chosen[index * len(chosen) // limit] for index in range(limit)]

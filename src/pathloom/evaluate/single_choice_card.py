@@ -9,9 +9,9 @@ from typing import Any
 
 from pathloom import __version__
 from pathloom.attributes import AttributeSchema
-from pathloom.benchmarks import DIMENSION, find_benchmark
+from pathloom.benchmarks import DIMENSION, Benchmark, find_benchmark
 from pathloom.evaluate.single_choice_config import BenchmarkConfig
-from pathloom.evaluate.tallies import chance
+from pathloom.evaluate.tallies import BALANCED_ACCURACY, chance
 from pathloom.schema import Sample
 from pathloom.stage import write_json
 from pathloom.tasks import find_task
@@ -58,7 +58,7 @@ def write_benchmark_card(
     """Write card.md and benchmark.json; returns the facts that a report shows."""
     row = find_benchmark(config.family)
     task = find_task(row.task)
-    dimensions = {name: _balance(items) for name, items in tallied.by_dimension().items()}
+    dimensions = {name: _balance(items, row) for name, items in tallied.by_dimension().items()}
     values = {
         name: dict(Counter(item.answer for item in items)) for name, items in tallied.by_dimension().items()
     }
@@ -103,8 +103,8 @@ def write_benchmark_card(
     return facts
 
 
-def _balance(items: Sequence[Sample]) -> dict[str, Any]:
-    """What answers that do not look reach in one dimension.
+def _balance(items: Sequence[Sample], benchmark: Benchmark) -> dict[str, Any]:
+    """What answers that do not look reach in one dimension, in accuracy, or balanced accuracy where that is reported.
 
     chance  of the best constant letter or text, as `evaluate` reports it
     guess   of the option that is right most often in the whole dimension, of those that an item offers: the best that
@@ -112,18 +112,22 @@ def _balance(items: Sequence[Sample]) -> dict[str, Any]:
     """
     answers = Counter(normalise(item.answer) for item in items)
     commonest, count = answers.most_common(1)[0]
-    guessed = sum(
-        normalise(max(item.choices, key=lambda choice: answers[normalise(choice)])) == normalise(item.answer)
-        for item in items
-    )
+    guessed: Counter[str] = Counter()
+    for item in items:
+        guess = max(item.choices, key=lambda choice: answers[normalise(choice)])
+        guessed[normalise(item.answer)] += normalise(guess) == normalise(item.answer)
+    is_balanced = benchmark.metric == BALANCED_ACCURACY
+    recalls = [guessed[answer] / n for answer, n in answers.items()]
     return {
         "items": len(items),
         "groups": len({item.origin.cluster for item in items}),
         "values": len(answers),
         "commonest": next(item.answer for item in items if normalise(item.answer) == commonest),
         "share_of_commonest": round(count / len(items), 4),
-        "chance": round(find_task("choice").chance(items), 4),
-        "guess": round(guessed / len(items), 4),
+        "chance": round(
+            chance(find_task("choice"), items, BALANCED_ACCURACY if is_balanced else "accuracy"), 4
+        ),
+        "guess": round(sum(recalls) / len(recalls) if is_balanced else guessed.total() / len(items), 4),
     }
 
 

@@ -59,7 +59,8 @@ def boards_of_suites(
 
     `answered` are the answers of each stage that measured any. Every benchmark is resampled by itself, since the
     benchmarks are given and not drawn; the interval of the mean is that of the means of their resamples, groups drawn
-    whole as in `metrics`. Runs of `repeats` count as their mean. Raises UserError for a suite that nobody answered.
+    whole as in `metrics`. Benchmarks about the same pictures are taken as independent: the interval of their mean is
+    then too narrow. Runs of `repeats` count as their mean. Raises UserError for a suite that nobody answered.
     """
     boards: list[Board] = []
     comparisons: list[Comparison] = []
@@ -122,7 +123,7 @@ def _board(config: ReportConfig, name: str, benchmarks: Sequence[str], sides: Ma
         columns=("mean", *benchmarks),
         rows=tuple(
             BoardRow(
-                name=_shown(side, config),
+                name=name_of_side(side, config),
                 origin="measured",
                 source=f"{found.num_samples:,} answers" + (" each" if side in config.repeats else ""),
                 cells=tuple(map(_cell, (found.mean, *found.of.values()))),
@@ -143,8 +144,8 @@ def _comparisons(config: ReportConfig, name: str, sides: Mapping[str, Side]) -> 
         found = _difference(sides[before], sides[after])
         comparisons.append(
             Comparison.of(
-                _shown(before, config),
-                _shown(after, config),
+                name_of_side(before, config),
+                name_of_side(after, config),
                 name,
                 f"mean of {len(sides[before].of)} benchmarks",
                 found,
@@ -172,16 +173,14 @@ def _forgotten(config: ReportConfig, wanted: Forgetting, sides: Mapping[str, Sid
     if not before.asked == without.asked == replayed.asked:
         raise UserError(f"{config.name}.forgetting: {', '.join(names)} answered different Samples")
     lost, kept = before.mean.minus(without.mean), before.mean.minus(replayed.mean)
-    remains = Drawn(
-        kept.value / lost.value if lost.value > 0 else math.nan,
-        np.divide(
-            kept.resampled,
-            lost.resampled,
-            out=np.full_like(lost.resampled, math.nan),
-            where=lost.resampled > 0,
-        ),
+    shares = np.divide(
+        kept.resampled,
+        lost.resampled,
+        out=np.full_like(lost.resampled, math.nan),
+        where=lost.resampled > 0,
     )
-    undefined = float(np.mean(~np.isfinite(remains.resampled)))
+    undefined = float(np.mean(~np.isfinite(shares)))
+    remains = Drawn(kept.value / lost.value, shares) if lost.value > 0 else Drawn(math.nan, shares * math.nan)
     return Board(
         stage=config.name,
         title=f"What the suite {wanted.suite} lost",
@@ -189,7 +188,7 @@ def _forgotten(config: ReportConfig, wanted: Forgetting, sides: Mapping[str, Sid
         columns=("loss without replay", "loss with replay", "share of the loss that remains"),
         rows=(
             BoardRow(
-                name=_shown(wanted.before, config),
+                name=name_of_side(wanted.before, config),
                 origin="measured",
                 source=f"then {wanted.without} without replay, {wanted.replayed} with it",
                 cells=tuple(map(_cell, (lost, kept, remains))),
@@ -212,5 +211,6 @@ def _cell(drawn: Drawn) -> Cell:
     return Cell(value=interval.value, low=interval.low, high=interval.high)
 
 
-def _shown(side: str, config: ReportConfig) -> str:
+def name_of_side(side: str, config: ReportConfig) -> str:
+    """A stage by its name; a set of repeats with the number of its runs."""
     return f"{side} ({len(config.repeats[side])} runs)" if side in config.repeats else side

@@ -18,7 +18,7 @@ from pathloom.evaluate.report_data import data_stage
 from pathloom.evaluate.report_drawing import format_fixed
 from pathloom.evaluate.report_records import BOARDS_FILE, Board, Measured
 from pathloom.evaluate.select import NO_CONTROL
-from pathloom.evaluate.suites import boards_of_suites
+from pathloom.evaluate.suites import boards_of_suites, name_of_side
 from pathloom.images import encode_png, load_pixels
 from pathloom.schema import FOLD_PREFIX, Sample
 from pathloom.stage import FACTS_FILE, MANIFEST_FILE, UserError, read_jsonl
@@ -47,8 +47,8 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
     side_by_side = [_side_by_side(inputs[name]) for name in config.stages]
     if not measured and not made and not any(one.boards for one in side_by_side):
         raise UserError(
-            f"{config.name}.stages: none of {', '.join(config.stages)} is an evaluate, probe, zero_shot, retrieval, "
-            "few_shot, curate or reason stage"
+            f"{config.name}.stages: none of {', '.join(config.stages)} measured anything or left facts, as evaluate, "
+            "probe, zero_shot, retrieval, few_shot, curate, reason, annotate, instruct, release and benchmark do"
         )
     answered = {line["sample_id"] for name in measured for line in read_jsonl(inputs[name] / SCORES)}
     samples, sources = read_answered([inputs[name] for name in config.samples], answered)
@@ -165,18 +165,14 @@ def _comparisons_of_repeats(
         result = compare_runs(runs[before], runs[after])
         comparisons.append(
             Comparison.of(
-                _of_runs(before, config),
-                _of_runs(after, config),
+                name_of_side(before, config),
+                name_of_side(after, config),
                 ALL_BENCHMARKS,
                 "mean correctness",
                 result,
             )
         )
     return comparisons
-
-
-def _of_runs(name: str, config: ReportConfig) -> str:
-    return f"{name} ({len(config.repeats[name])} runs)" if name in config.repeats else name
 
 
 def _in_one_order(predictions: Sequence[Prediction]) -> list[Scored]:

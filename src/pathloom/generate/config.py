@@ -236,6 +236,17 @@ class Asking(Caps):
                 f"{{prompt: ..., completion: ...}}}}`, or cap max_tokens instead; priced are: {known}"
             )
 
+    def check_sees_pictures(self, where: str, role: Literal["annotator", "arbiter"]) -> None:
+        """As `check`; also raises UserError for a Generator that sees no pictures, or is simulated in another role."""
+        generator = self.generator
+        if generator.local or generator.rules:
+            raise UserError(f"{where}.generator: `local` and `rules` see no pictures; give an endpoint")
+        if generator.simulated and generator.simulated.role != role:
+            raise UserError(
+                f"{where}.generator.simulated.role: {generator.simulated.role} is no {role}; write `role: {role}`"
+            )
+        self.check(where)
+
     def decides(self) -> dict[str, object]:
         """What the result depends on: what else stands here may change without asking anything anew. With `partial` the
         caps decide too, as they say which Samples become Drops.

@@ -50,7 +50,7 @@ _NOTHING: Mapping[Language, str] = {
 
 
 def simulated_name(ref: SimulatedRef) -> str:
-    """The `model` of the Generator, from its settings and its schema alone: the truth itself is not part of it."""
+    """How the Generator's `model` begins, from settings and schema alone: what it knows is read when it is opened."""
     facts = json.dumps([_VERSION, ref.model_dump(), load_schema(ref.attributes).digest], sort_keys=True)
     return f"simulated-{ref.role}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
@@ -86,7 +86,9 @@ class Simulated:
 
     @cached_property
     def model(self) -> str:
-        return simulated_name(self.ref)
+        """With a digest of the truth, so that stored answers about the same pictures are not those of another truth."""
+        known = json.dumps(sorted(self.truth.items()))
+        return f"{simulated_name(self.ref)}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
     def generate(self, requests: Iterable[tuple[str, Request]]) -> Iterator[Sequence[tuple[str, Generation]]]:
         source = iter(requests)

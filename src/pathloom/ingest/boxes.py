@@ -100,7 +100,7 @@ class BoxesConfig(PicturesConfig):
             for path in sorted(self.images.rglob("*"))
             if path.suffix.lower() in SUFFIXES
         }
-        found, unusable = _find_pictures(marked, pictures, self.images)
+        found, unusable = match_pictures(marked, pictures, self.images)
         if not found:
             first = f" ({unusable[0].faults[0].detail})" if unusable else ""
             raise UserError(
@@ -225,7 +225,7 @@ def _place(box: Box, image: Image) -> Box | Fault:
     return x1, y1, x2, y2
 
 
-def _find_pictures(
+def match_pictures(
     marked: Sequence[Marked], pictures: Mapping[str, Path], folder: Path
 ) -> tuple[dict[str, Marked], list[Unit]]:
     """Picture name -> its annotation, and a Unit of faults for all that has no partner, or more than one."""

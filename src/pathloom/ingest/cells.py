@@ -9,7 +9,7 @@ Tiles are PNG: annotators and models judge chromatin, and the fields were compre
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -17,13 +17,13 @@ from pydantic import Field, model_validator
 
 from pathloom.images import SUFFIXES, BadImage, encode_png, load_pixels, read_image
 from pathloom.ingest.box_files import Fault
-from pathloom.ingest.boxes import _find_pictures
+from pathloom.ingest.boxes import match_pictures
 from pathloom.ingest.cell_detector import CELL_FACTOR, NUCLEUS_UM, cell_around, find_nuclei
 from pathloom.ingest.cells_files import read_boxes
 from pathloom.ingest.cells_tiles import Anchor, PictureField, choose_anchors, cut_tile
 from pathloom.ingest.cells_tiles import Field as AnyField
 from pathloom.ingest.pictures import PicturesConfig, size_and_time
-from pathloom.ingest.slide_regions import SlideField, find_slides, need_openslide
+from pathloom.ingest.slide_regions import SlideField, find_slides, need_openslide, slide_size_and_time
 from pathloom.ingest.source import Source, fingerprint
 from pathloom.schema import Box, Drop, Event, Image, Origin, Region, Sample
 from pathloom.stage import UserError
@@ -34,6 +34,8 @@ CELLS_PER_UNIT = 4
 """Given boxes are read so many at a time: a shard of 256 units then holds as many Samples as one of any other stage."""
 MAX_DETECTED = 20
 """Cells taken of a field that was searched, for these are read in one unit."""
+LEAST_NUCLEUS_PX = 2
+"""Diameter below which a nucleus has no shape that the detector could test."""
 _REGION_LABEL = "cell"
 _FRAME_SHARE = 1 / 60
 """Of a tile's side, what the frame takes on both sides of a box (anchor.py)."""
@@ -119,8 +121,15 @@ class CellsConfig(PicturesConfig):
             raise ValueError("tile_um needs mpp, micrometres per pixel of the fields; or give tile_px")
         if self.detector and self.nucleus_px is None and self.mpp is None:
             raise ValueError("detector: nuclei needs mpp, or nucleus_px: [least, largest] diameter in pixels")
-        if self.nucleus_px and not 2 <= self.nucleus_px[0] < self.nucleus_px[1]:
-            raise ValueError("nucleus_px: least and largest diameter, the least at least 2, are needed")
+        if self.nucleus_px and not LEAST_NUCLEUS_PX <= self.nucleus_px[0] < self.nucleus_px[1]:
+            raise ValueError(
+                f"nucleus_px: least and largest diameter, the least at least {LEAST_NUCLEUS_PX}, are needed"
+            )
+        if self.detector and not self.nucleus_px and NUCLEUS_UM[0] / (self.mpp or 1) < LEAST_NUCLEUS_PX:
+            raise ValueError(
+                f"mpp {self.mpp:g}: a nucleus of {NUCLEUS_UM[0]:g} um is narrower than {LEAST_NUCLEUS_PX} pixels, too "
+                "few to find; read fields of a higher magnification, or give nucleus_px for larger nuclei"
+            )
         return self
 
     def check(self) -> None:
@@ -129,8 +138,9 @@ class CellsConfig(PicturesConfig):
         self.plan()
 
     def fingerprint(self) -> str:
-        """ "" for a folder that `check` refuses: a recipe can be shown where its data are not."""
-        return fingerprint(self._fields) if self.images.is_dir() else ""
+        """ "" for folders that `check` refuses: a recipe can be shown where its data are not."""
+        there = self.images.is_dir() and (not isinstance(self.boxes, Path) or self.boxes.exists())
+        return fingerprint(self._fields) if there else ""
 
     def plan(self) -> Sequence[CellUnit]:
         return [
@@ -160,7 +170,12 @@ class CellsConfig(PicturesConfig):
             fields, unusable = [CellUnit(name) for name in pictures], []
         names = [field.name for field in fields]
         findings = self._findings_of(names)
-        decided = self._decide(names, [finding or "picture" for finding in findings])
+        if self.test_share and len(set(self._groups_of(names))) < 2:
+            raise UserError(
+                f"{self.name}: the pictures are of 1 group, so none can be held out; test_share: 0 reads all into "
+                "training, and groups or group_pattern name patients or slides"
+            )
+        decided = self.group_and_split(names, [finding or "picture" for finding in findings])
         return [
             *unusable,
             *(
@@ -169,7 +184,9 @@ class CellsConfig(PicturesConfig):
                     group=group,
                     split=split,
                     finding=finding,
-                    size_and_time=size_and_time(pictures[field.name]),
+                    size_and_time=(slide_size_and_time if self.slides else size_and_time)(
+                        pictures[field.name]
+                    ),
                 )
                 for field, finding, (group, split) in zip(fields, findings, decided, strict=True)
             ),
@@ -194,7 +211,7 @@ class CellsConfig(PicturesConfig):
         return found
 
     def _with_boxes(self, place: Path, pictures: Mapping[str, Path]) -> tuple[list[CellUnit], list[CellUnit]]:
-        found, unusable = _find_pictures(read_boxes(place), pictures, self.images)
+        found, unusable = match_pictures(read_boxes(place), pictures, self.images)
         if not found:
             first = f" ({unusable[0].faults[0].detail})" if unusable else ""
             raise UserError(f"{self.name}.boxes: no entry of {place} fits a picture in {self.images}{first}")
@@ -221,12 +238,6 @@ class CellsConfig(PicturesConfig):
                     f"{self.name}.{key}: {what} {label!r}{f', did you mean {near[0]!r}?' if near else ''}; "
                     f"known: {', '.join(known)}"
                 )
-
-    def _decide(self, names: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
-        """(group, split) of each picture."""
-        if self.test_share == 0 and not self.folds:
-            return [(group, "train") for group in self._groups_of(names)]
-        return self.group_and_split(names, labels)
 
     # ------------------------------------------------------------------------------------------------ read
     def read(self, unit: CellUnit) -> list[Sample | Drop]:
@@ -296,7 +307,7 @@ class CellsConfig(PicturesConfig):
         except BadImage as error:
             return self._drop(sample_id, Fault(error.reason, str(error)))
         image = Image(
-            path=f"{Path(unit.name).stem}_{_numbers(anchor)}.png",
+            path=f"{PurePosixPath(unit.name).with_suffix('')}_{_numbers(anchor)}.png",
             data=encode_png(tile),
             width_px=out_px,
             height_px=out_px,

@@ -23,13 +23,18 @@ def read_boxes(place: Path) -> list[Marked]:
     Raises UserError for what is none of these.
     """
     if place.is_dir():
-        suffixes = {path.suffix.lower() for path in place.rglob("*")} & {".xml", GEOJSON}
+        files = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in (".xml", GEOJSON)]
+        suffixes = {path.suffix.lower() for path in files}
         if len(suffixes) != 1:
             found = "both .xml and .geojson files: keep one kind" if suffixes else "no .xml or .geojson file"
             raise UserError(f"{place}: holds {found}; give Pascal VOC or GeoJSON files, one a picture")
-        if suffixes == {".xml"}:
-            return read_voc(place)
-        return [_read_geojson(path, place) for path in sorted(place.rglob(f"*{GEOJSON}"))]
+        if suffixes == {GEOJSON}:
+            return [_read_geojson(path, place) for path in files]
+        if below := [path for path in files if path.parent != place]:
+            raise UserError(
+                f"{place}: Pascal VOC files lie in one folder; move {below[0]} and its like there"
+            )
+        return read_voc(place)
     read = _READERS.get(place.suffix.lower())
     if read is None or not place.is_file():
         raise UserError(
@@ -50,6 +55,8 @@ def _read_csv(path: Path) -> list[Marked]:
         rows = [(reader.line_num, row) for row in reader]
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: save the table as CSV UTF-8") from error
+    except csv.Error as error:  # a quote that never ends
+        raise UserError(f"{path}: not a CSV table: {error}") from error
     boxes: dict[str, list[tuple[str, Box]]] = {}
     faults: dict[str, list[Fault]] = {}
     for line, row in rows:
@@ -62,7 +69,13 @@ def _read_csv(path: Path) -> list[Marked]:
             fault = Fault("unreadable_box", f"{path}: line {line}: x1, y1, x2, y2 are not four numbers")
             faults.setdefault(name, []).append(fault)
     return [
-        Marked(name, (PurePosixPath(name).as_posix(),), None, tuple(found), tuple(faults.get(name, ())))
+        Marked(
+            name,
+            (PurePosixPath(name.replace("\\", "/")).as_posix(),),
+            None,
+            tuple(found),
+            tuple(faults.get(name, ())),
+        )
         for name, found in boxes.items()
     ]
 
@@ -107,7 +120,7 @@ def _read_geojson(path: Path, folder: Path) -> Marked:
         collection = _Collection.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        detail = f"{path}: not a GeoJSON FeatureCollection: {first['msg']}"
+        detail = f"{path}: not a GeoJSON FeatureCollection (QuPath's export has a box to tick for it): {first['msg']}"
         return Marked(path.name, names, fault=Fault("unreadable_json", detail))
     boxes, faults = [], []
     for number, feature in enumerate(collection.features):
@@ -126,7 +139,7 @@ def _bounds(geometry: _Geometry | None) -> Box | None:
         return None
     try:
         points = [(float(point[0]), float(point[1])) for point in _points(geometry.coordinates, depth)]
-    except (TypeError, ValueError, LookupError):
+    except (TypeError, ValueError, LookupError, OverflowError):
         return None
     if len(points) < 2 or not all(map(math.isfinite, chain.from_iterable(points))):
         return None

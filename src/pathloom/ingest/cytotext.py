@@ -38,6 +38,8 @@ STEP = "ingest.cytotext"
 SOURCE_ANNOTATOR = "source"
 """Who said the words of a record."""
 IMAGES_FOLDER = "images"
+MAX_NAME_BYTES = 1024
+"""Of an image's name with its folders: our own choice, a quarter of Linux's PATH_MAX; a part has NAME_MAX, 255."""
 
 JsonRecord = dict[str, Any]
 
@@ -130,7 +132,7 @@ class CytotextConfig(PicturesConfig):
             if not unit.reason:
                 assert isinstance(record, dict), "a record without a fault"
                 seen.add(unit.name)
-                labels.append(record.get(self.keys.label, ""))
+                labels.append(record.get(self.keys.label, "(no label)"))
                 found |= record.keys()
             units.append(unit)
         if not labels:
@@ -160,11 +162,7 @@ class CytotextConfig(PicturesConfig):
 
     def _split(self, units: Sequence[Unit], labels: Sequence[str]) -> Iterator[Unit]:
         names = [unit.name for unit in units if not unit.reason]
-        if self.test_share == 0 and self.folds < 2:
-            decided = [(group, "train") for group in self._groups_of(names)]
-        else:
-            decided = self.group_and_split(names, labels)
-        rest = iter(decided)
+        rest = iter(self.group_and_split(names, labels))
         for unit in units:
             if unit.reason:
                 yield unit
@@ -246,7 +244,8 @@ def is_inside(name: str) -> bool:
     """Whether a name can be that of a file below a folder."""
     path = PurePosixPath(name)
     leaves = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name
-    return bool(path.name) and not leaves and all(len(part.encode()) <= 255 for part in path.parts)
+    fits = len(name.encode()) <= MAX_NAME_BYTES and all(len(part.encode()) <= 255 for part in path.parts)
+    return bool(path.name) and not leaves and fits
 
 
 def _pointer(*keys: str) -> str:

@@ -33,8 +33,8 @@ class PicturesConfig(IngestConfig):
         description="regular expression on FOLDER/FILE; its brackets together name the group",
     )
     folds: int = Field(default=0, ge=0, description="k-fold cross-validation by group; 0: one test split")
-    test_share: float = Field(default=0.2, gt=0, lt=0.6)
-    mpp: float | None = Field(default=None, gt=0)
+    test_share: float = Field(default=0.2, gt=0, lt=0.6, description="of groups, held out as test")
+    mpp: float | None = Field(default=None, gt=0, description="micrometres per pixel of the pictures")
 
     @field_validator("group_pattern")
     @classmethod
@@ -47,8 +47,13 @@ class PicturesConfig(IngestConfig):
         return pattern
 
     def group_and_split(self, names: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str]]:
-        """(group, split) of each picture; a name is the file's path below the source's folder, with '/'."""
+        """(group, split) of each picture; a name is the file's path below the source's folder, with '/'.
+
+        Sources that allow a `test_share` of 0 get training pictures only, unless `folds` are asked for.
+        """
         groups = self._groups_of(names)
+        if self.test_share == 0 and self.folds < 2:
+            return [(group, "train") for group in groups]
         splits = split_by_group(groups, labels, test_share=self.test_share, folds=self.folds, seed=self.seed)
         return list(zip(groups, splits, strict=True))
 

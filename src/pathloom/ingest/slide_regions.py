@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from pathloom.images import BadImage
+from pathloom.images import LIMITS, BadImage
+from pathloom.ingest.pictures import size_and_time
 from pathloom.stage import UserError
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide")
@@ -39,6 +40,17 @@ def find_slides(folder: Path) -> dict[str, Path]:
         name = series.relative_to(folder).as_posix() if series != folder else folder.resolve().name
         slides.setdefault(name, path)
     return slides
+
+
+def slide_size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and latest change of all files of a slide: a DICOM slide's folder, and the folder beside a .mrxs file."""
+    files = [path]
+    if path.suffix.lower() == DICOM_SUFFIX:
+        files = sorted(path.parent.glob(f"*{DICOM_SUFFIX}"))
+    elif path.suffix.lower() == ".mrxs":
+        files += sorted(path.with_suffix("").rglob("*"))
+    sizes, times = zip(*map(size_and_time, files), strict=True)
+    return sum(sizes), max(times)
 
 
 def _is_ycbcr(path: Path, photometric: str | None) -> bool:
@@ -75,13 +87,20 @@ class SlideField:
     def crop(self, left: int, top: int, width: int, height: int, shrink: float) -> PILImage.Image:
         """A part inside the slide as RGB, from the level nearest above `shrink` (level-0 pixels by wanted ones).
 
-        It may be smaller than width by height: that is the level. Raises BadImage where it cannot be read.
+        It may be smaller than width by height: that is the level. Raises BadImage where it cannot be read, or is too
+        large to be held.
         """
         import openslide
 
         level = self._slide.get_best_level_for_downsample(shrink)
         by = self._slide.level_downsamples[level]
         size_px = (max(1, round(width / by)), max(1, round(height / by)))
+        if size_px[0] * size_px[1] > LIMITS.max_pixels:
+            raise BadImage(
+                "too_many_pixels",
+                f"{self._path}: a tile of {size_px[0]}x{size_px[1]} px, at most {LIMITS.max_pixels} pixels are read; "
+                "is mpp right?",
+            )
         try:
             pixels = self._slide.read_region((left, top), level, size_px)
         except openslide.OpenSlideError as error:
