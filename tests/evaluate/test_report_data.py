@@ -157,7 +157,5 @@ def test_a_report_about_nothing_is_refused(tmp_path):
     folder = stage(tmp_path / "pairs", [written(1)])
     (folder / FACTS_FILE).unlink()
     config = ReportConfig(name="report", kind="report", stages=("pairs",), samples=("pairs",))
-    with pytest.raises(
-        UserError, match="none of pairs measured anything or left facts, as evaluate, probe"
-    ):
+    with pytest.raises(UserError, match="none of pairs measured anything or left facts, as evaluate, probe"):
         run_report(config, {"pairs": folder}, tmp_path / "out")
