@@ -321,6 +321,10 @@ def test_the_key_depends_on_who_is_asked_in_which_order_and_with_which_words(mon
             {"simulated": {"truth": "cells", "role": "arbiter"}},
             "arbiter is no annotator; write `role: annotator`",
         ),
+        (
+            {"simulated": {"truth": "cells", "attributes": "mine.yaml"}},
+            "mine.yaml, but cervical_cell is asked about; write `attributes: cervical_cell`",
+        ),
     ],
 )
 def test_a_generator_that_cannot_describe_pictures_is_refused(generator, why):

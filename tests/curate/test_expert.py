@@ -97,6 +97,9 @@ def test_what_the_rules_say_nothing_about_passes_and_is_counted(sample):
     assert after == sample
     assert (facts["samples"], facts["not_checked"], facts["corrected"]) == (1, 1, 0)
     assert facts["classes_without_rules"] == ({"necrosis": 1} if sample.finding == "necrosis" else {})
+    assert [("no rules for the class necrosis" in told) for told in facts["warnings"]] == (
+        [True] if sample.finding == "necrosis" else []
+    )
 
 
 def test_attributes_of_another_schema_are_dropped_and_not_guessed_at():
@@ -235,3 +238,6 @@ def test_what_the_step_sends_to_review_comes_back_from_the_page_settled(tmp_path
     assert settled["size"].attribute("nuclear_size") == "markedly enlarged"
     (facts,) = json.loads((tmp_path / "checked" / FACTS_FILE).read_text())
     assert (facts["step"], facts["corrected"], facts["routed"]) == ("expert", 1, 1)
+    assert [told.partition(":")[0] for told in facts["warnings"]] == [
+        "1 Samples await review and are not learnt from"
+    ]

@@ -125,6 +125,7 @@ def test_folders_of_boxes_are_read_whatever_the_case_of_their_suffixes_or_refuse
     (tmp_path / "voc" / "below").mkdir(parents=True)
     (tmp_path / "voc" / "below" / "a.xml").write_text(voc([("cell", A_BOX)]))
     assert "Pascal VOC files lie in one folder; move" in error_of(cells(tmp_path, boxes=tmp_path / "voc"))
+    assert "boxez.csv: there is no such file" in error_of(cells(tmp_path, boxes=tmp_path / "boxez.csv"))
 
 
 # ------------------------------------------------------------------------------------------------ slides

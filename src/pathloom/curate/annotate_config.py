@@ -50,7 +50,7 @@ class AnnotateConfig(StageConfig):
     def check(self) -> None:
         load_schema(self.attributes)
         for name, asking in self.annotators.items():
-            asking.check_sees_pictures(f"{self.name}.annotators.{name}", "annotator")
+            asking.check_sees_pictures(f"{self.name}.annotators.{name}", "annotator", self.attributes)
 
     def keyed(self) -> dict[str, Any]:
         decides = [[name, asking.decides()] for name, asking in self.annotators.items()]

@@ -74,7 +74,7 @@ class ConsensusStep(StepConfig):
     def check(self, where: str) -> None:
         load_schema(self.attributes)
         if self.arbiter is not None:
-            self.arbiter.check_sees_pictures(f"{where}.arbiter", "arbiter")
+            self.arbiter.check_sees_pictures(f"{where}.arbiter", "arbiter", self.attributes)
 
     def keyed(self) -> dict[str, Any]:
         return {**super().keyed(), "arbiter": None if self.arbiter is None else self.arbiter.decides()}

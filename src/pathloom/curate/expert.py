@@ -149,7 +149,24 @@ class ExpertStep(StepConfig):
             "classes_without_rules": dict(strange.most_common(SHOWN_CLASSES)),
             "routed_because": {REASONS[reason]: reasons[reason] for reason in REASONS},
             "hits": [_row(rule, hits[rule.id]) for rule in table.rules],
+            "warnings": _told(counts["routed"], strange, table),
         }
+
+
+def _told(routed: int, strange: Counter[str], table: RuleTable) -> list[str]:
+    """What a person should do next, in words."""
+    told = []
+    if routed:
+        told.append(
+            f"{routed} Samples await review and are not learnt from: `pathloom review STAGE --field contradiction` "
+            "shows them"
+        )
+    if strange:
+        classes = ", ".join(name for name, _ in strange.most_common(SHOWN_CLASSES))
+        told.append(
+            f"{strange.total()} Samples were not checked: {table.name} has no rules for the class {classes}"
+        )
+    return told
 
 
 def _is_meant(sample: Sample, table: RuleTable) -> bool:

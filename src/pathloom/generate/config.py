@@ -236,14 +236,21 @@ class Asking(Caps):
                 f"{{prompt: ..., completion: ...}}}}`, or cap max_tokens instead; priced are: {known}"
             )
 
-    def check_sees_pictures(self, where: str, role: Literal["annotator", "arbiter"]) -> None:
-        """As `check`; also raises UserError for a Generator that sees no pictures, or is simulated in another role."""
+    def check_sees_pictures(self, where: str, role: Literal["annotator", "arbiter"], attributes: str) -> None:
+        """As `check`; also raises UserError for a Generator that sees no pictures, or is simulated in another role
+        or for another attribute schema than the one asked about.
+        """
         generator = self.generator
         if generator.local or generator.rules:
             raise UserError(f"{where}.generator: `local` and `rules` see no pictures; give an endpoint")
         if generator.simulated and generator.simulated.role != role:
             raise UserError(
                 f"{where}.generator.simulated.role: {generator.simulated.role} is no {role}; write `role: {role}`"
+            )
+        if generator.simulated and generator.simulated.attributes != attributes:
+            raise UserError(
+                f"{where}.generator.simulated.attributes: {generator.simulated.attributes}, but {attributes} is asked "
+                f"about; write `attributes: {attributes}`"
             )
         self.check(where)
 

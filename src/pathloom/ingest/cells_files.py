@@ -35,6 +35,8 @@ def read_boxes(place: Path) -> list[Marked]:
                 f"{place}: Pascal VOC files lie in one folder; move {below[0]} and its like there"
             )
         return read_voc(place)
+    if not place.exists():
+        raise UserError(f"{place}: there is no such file or folder of boxes")
     read = _READERS.get(place.suffix.lower())
     if read is None or not place.is_file():
         raise UserError(
