@@ -357,10 +357,10 @@ def test_errors_must_name_every_attribute_and_no_other():
         ref.check("a")
 
 
-def fused(seeds: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """Attribute of FUSED -> (wrong, in dispute) of three annotators; a simulated arbiter rules on disputes."""
-    places = [NAMES.index(name) for name in FUSED]
-    schema = replace(SCHEMA, attributes={name: SCHEMA[name] for name in FUSED})
+def fused(seeds: Sequence[int], names: Sequence[str] = FUSED) -> dict[str, tuple[int, int]]:
+    """Attribute -> (wrong, in dispute) of three annotators; a simulated arbiter rules on disputes."""
+    places = [NAMES.index(name) for name in names]
+    schema = replace(SCHEMA, attributes={name: SCHEMA[name] for name in names})
     known = {picture: tuple(values[place] for place in places) for picture, values in KNOWN.items()}
 
     def of(**settings: Any) -> Simulated:
@@ -370,7 +370,7 @@ def fused(seeds: Sequence[int]) -> dict[str, tuple[int, int]]:
     said = [replies(of(error=0.25, seed=seed), requests) for seed in seeds]
     arbiter = of(role="arbiter", error=0.2, seed=seeds[0])
     counts = {}
-    for name in FUSED:
+    for name in names:
         wrong, disputes = 0, {}
         for number in range(NUM_PICTURES):
             votes = [one[number]["attributes"][name] for one in said]
@@ -387,17 +387,26 @@ def fused(seeds: Sequence[int]) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def test_the_fused_error_of_simulated_annotators_is_the_one_that_is_expected():
-    """Four sets of three seeds together. The first alone has 15.5 % disputes about chromatin where 12 % are expected:
-    of 240 such sets the furthest off, by 4.2 standard errors, while the spread of all is that of chance.
-    """
-    sets = [fused(seeds) for seeds in ((1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12))]
+def check_fused_errors(first_seeds: Sequence[int], names: Sequence[str]) -> None:
+    """Of sets of three seeds in a row, taken together."""
+    sets = [fused((seed, seed + 1, seed + 2), names) for seed in first_seeds]
     trials = len(sets) * NUM_PICTURES
-    for name in FUSED:
+    for name in names:
         expected = expected_error(len(SCHEMA[name].values), (0.25, 0.25, 0.25), arbiter_error=0.2)
         wrong, disputes = (sum(counts[name][at] for counts in sets) for at in (0, 1))
+        print(f"{name}: fused error {wrong / trials:.4f}, exact {expected.error:.4f}")
         assert holds(wrong, trials, expected.error), (name, wrong, expected)
         assert holds(disputes, trials, expected.disputed), (name, disputes, expected)
+
+
+def test_the_fused_error_of_simulated_annotators_is_the_one_that_is_expected():
+    # set 1, 2, 3 alone is 4.2 standard errors off in chromatin's disputes: the furthest of 240, whose spread is chance
+    check_fused_errors((1, 4, 7, 10), FUSED)
+
+
+@pytest.mark.slow
+def test_the_fused_error_of_every_attribute_is_the_one_that_is_expected():
+    check_fused_errors(range(201, 216, 3), NAMES)
 
 
 def test_the_expected_error_of_three_annotators_is_the_sum_that_can_be_written_down():
