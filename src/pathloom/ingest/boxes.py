@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -84,11 +84,6 @@ class BoxesConfig(PicturesConfig):
 
     def plan(self) -> Sequence[Unit]:
         return self._units
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """Without the plan, which may be large and which readers in other processes do not need."""
-        state = super().__getstate__()
-        return {**state, "__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}}
 
     @cached_property
     def _units(self) -> Sequence[Unit]:

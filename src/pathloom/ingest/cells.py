@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -153,11 +153,6 @@ class CellsConfig(PicturesConfig):
 
     def _most(self, num_boxes: int) -> int:
         return self.max_cells or (MAX_DETECTED if self.detector else max(num_boxes, 1))
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """Without the plan, which may be large and which readers in other processes do not need."""
-        state = super().__getstate__()
-        return {**state, "__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}}
 
     # ------------------------------------------------------------------------------------------------ plan
     @cached_property

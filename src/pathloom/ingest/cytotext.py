@@ -109,11 +109,6 @@ class CytotextConfig(PicturesConfig):
     def plan(self) -> Sequence[Unit]:
         return self._units
 
-    def __getstate__(self) -> dict[Any, Any]:
-        """Without the plan, which may be large and which readers in other processes do not need."""
-        state = super().__getstate__()
-        return {**state, "__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}}
-
     @property
     def _root(self) -> Path:
         return self.images or self.records.parent / IMAGES_FOLDER

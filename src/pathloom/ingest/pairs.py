@@ -246,12 +246,6 @@ class PairsConfig(IngestConfig):
                     units[index] = (*units[index][:2], ("bag_of_several", why))
         return units
 
-    def __getstate__(self) -> dict[Any, Any]:
-        """Without what is cached: a worker gets the units that it reads, not a list of all."""
-        state = super().__getstate__()
-        kept = {name: value for name, value in state["__dict__"].items() if name in type(self).model_fields}
-        return {**state, "__dict__": kept}
-
     @cached_property
     def _table(self) -> Table:
         in_name = self._columns_in_image_name()

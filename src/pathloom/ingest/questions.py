@@ -15,7 +15,7 @@ nothing.
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -74,11 +74,6 @@ class QuestionsConfig(IngestConfig):
 
     def plan(self) -> Sequence[Unit]:
         return self._units
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """Without the plan, which may be large and which readers in other processes do not need."""
-        state = super().__getstate__()
-        return {**state, "__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}}
 
     @cached_property
     def _units(self) -> Sequence[Unit]:

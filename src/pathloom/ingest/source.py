@@ -22,6 +22,12 @@ class IngestConfig(StageConfig):
     source: str
     seed: int = 0
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """Without what is cached: the plan may be large, and readers in other processes get their units one by one."""
+        state = super().__getstate__()
+        kept = {name: value for name, value in state["__dict__"].items() if name in type(self).model_fields}
+        return {**state, "__dict__": kept}
+
     def plan(self) -> Sequence[Any]:
         """The units to read, each a plain picklable value, in a fixed order."""
         raise UserError(f"{self.name}: source {self.source} cannot be read")

@@ -59,8 +59,11 @@ class TilesConfig(PicturesConfig):
     def plan(self) -> Sequence[Any]:
         return self._units
 
+    def _folders(self) -> list[Path]:
+        return sorted(folder for folder in self.root.iterdir() if folder.is_dir())
+
     def _files(self) -> list[tuple[Path, str]]:
-        folders = sorted(folder for folder in self.root.iterdir() if folder.is_dir())
+        folders = self._folders()
         if len(folders) < 2:
             raise UserError(
                 f"{self.name}.root: {self.root} needs a sub-folder for each of at least two classes"
@@ -105,7 +108,7 @@ class TilesConfig(PicturesConfig):
 
     @cached_property
     def _class_folders(self) -> list[str]:
-        return sorted({unit[1] for unit in self._units})
+        return [folder.name for folder in self._folders()]
 
 
 TILES = Source("tiles", TilesConfig, "a folder of labelled tiles, one sub-folder a class")
