@@ -22,7 +22,7 @@ PACKAGE = SRC / "pathloom"
 # in the layer of ISOLATED, whose members do not know each other.
 LAYERS = (
     {"__init__", "schema", "attributes", "figures", "routing", "stage", "card"},
-    {"images", "store", "tasks", "phantom", "webdataset", "nearest"},
+    {"images", "store", "tasks", "phantom", "webdataset", "nearest", "masks", "slides"},
     {"models"},
     {"generate", "benchmarks"},
     {"books"},

@@ -70,6 +70,8 @@ def read_image(
 
 def load_pixels(image: Image, *, limits: ImageLimits = LIMITS) -> PILImage.Image:
     """The record's picture as 8-bit RGB. Raises BadImage when the file is gone, changed or broken."""
+    if image.slide is not None:
+        raise BadImage("whole_slide", f"{image.path}: a whole slide has no pixels as one picture")
     data = image.data
     if data is None:
         try:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pathloom.curate.annotate_config import AnnotateConfig, InstructConfig, ReleaseConfig
 from pathloom.curate.config import CurateConfig, ReasonConfig
 from pathloom.curate.features import EmbedConfig
+from pathloom.curate.slide_features import EmbedSlidesConfig
 from pathloom.evaluate.config import EvaluateConfig, ProbeConfig, ReportConfig
 from pathloom.evaluate.encoders_config import FewShotConfig, RetrievalConfig, ZeroShotConfig
 from pathloom.evaluate.single_choice_config import BenchmarkConfig
@@ -25,11 +26,12 @@ from pathloom.ingest import SOURCES
 from pathloom.models.export import ExportConfig
 from pathloom.models.init import InitConfig
 from pathloom.stage import StageConfig, UserError
-from pathloom.train.config import PretrainConfig, ReinforceConfig, SftConfig, VisionConfig
+from pathloom.train.config import ExpertsConfig, PretrainConfig, ReinforceConfig, SftConfig, VisionConfig
 from pathloom.train.contrastive_config import ContrastiveConfig, WebdatasetConfig
 
 KINDS: Mapping[str, type[StageConfig]] = {
     "embed": EmbedConfig,
+    "embed_slides": EmbedSlidesConfig,
     "curate": CurateConfig,
     "reason": ReasonConfig,
     "annotate": AnnotateConfig,
@@ -44,6 +46,7 @@ KINDS: Mapping[str, type[StageConfig]] = {
     "pretrain": PretrainConfig,
     "sft": SftConfig,
     "reinforce": ReinforceConfig,
+    "experts": ExpertsConfig,
     "evaluate": EvaluateConfig,
     "probe": ProbeConfig,
     "zero_shot": ZeroShotConfig,
@@ -54,7 +57,7 @@ KINDS: Mapping[str, type[StageConfig]] = {
 """Kinds of stage but ingest, whose entry depends on its source."""
 
 
-_SEEDED = ("init", "contrastive", "vision", "pretrain", "sft", "reinforce")
+_SEEDED = ("init", "contrastive", "vision", "pretrain", "sft", "reinforce", "experts")
 _LISTS_OF_STAGES = ("samples", "stages", "repeats")
 
 

@@ -53,6 +53,12 @@ def _embed(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]
     return run_embed(config, inputs, out)
 
 
+def _embed_slides(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.curate.slide_features import run_embed_slides
+
+    return run_embed_slides(config, inputs, out)
+
+
 def _reason(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     from pathloom.curate.reason import run_reason
 
@@ -125,6 +131,12 @@ def _reinforce(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, 
     return run_reinforce(config, inputs, out)
 
 
+def _experts(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    from pathloom.train.experts import run_experts
+
+    return run_experts(config, inputs, out)
+
+
 def _evaluate(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     from pathloom.evaluate.generative import run_evaluate
 
@@ -164,6 +176,7 @@ def _report(config: Any, inputs: Mapping[str, Path], out: Path) -> dict[str, Any
 RUNNERS: Mapping[str, StageRunner] = {
     "ingest": _ingest,
     "embed": _embed,
+    "embed_slides": _embed_slides,
     "curate": _curate,
     "reason": _reason,
     "annotate": _annotate,
@@ -178,6 +191,7 @@ RUNNERS: Mapping[str, StageRunner] = {
     "pretrain": _sft,
     "sft": _sft,
     "reinforce": _reinforce,
+    "experts": _experts,
     "evaluate": _evaluate,
     "probe": _probe,
     "zero_shot": _zero_shot,

@@ -15,6 +15,9 @@ FOLD_PREFIX = "fold-"
 Level = Literal["easy", "medium", "hard"]
 """Patho-R1's three levels of difficulty, each with a longer reasoning than the one before."""
 
+Scale = Literal["region", "slide"]
+"""SmartPath-R1's two scales: a picture of a region, or a whole slide."""
+
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 with x1 < x2 and y1 < y2; the unit and frame stand in the name of the field that holds it."""
 
@@ -29,6 +32,9 @@ class Image(Record):
     """One picture: its bytes (`data`) or, when read in place, only the `path` of its file.
 
     `path` names the picture for people in either case. Sizes are those of the file's header, in pixels.
+
+    With `slide` it stands for a whole slide, the id of which that is: sizes and mpp are those of level 0, and nothing
+    reads its pixels as one picture. A stage `embed_slides` holds what a model sees of it.
     """
 
     path: str
@@ -36,13 +42,18 @@ class Image(Record):
     width_px: int = Field(gt=0)
     height_px: int = Field(gt=0)
     mpp: float | None = Field(default=None, gt=0, description="micrometres per pixel")
+    slide: str | None = None
 
 
 class Region(Record):
-    """A labelled box in pixels of `Sample.images[image]`."""
+    """A labelled box in pixels of `Sample.images[image]`, with the outline of the thing in it where that is known.
+
+    `mask_png` is a one-bit PNG over the box rounded outwards to whole pixels (`pathloom.masks`).
+    """
 
     box_px: Box
     label: str | None = None
+    mask_png: bytes | None = Field(default=None, repr=False)
     image: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -196,6 +207,11 @@ class Sample(Record):
             if names.count(name) > 1:
                 raise ValueError(f"sample {self.id}: the attribute {name} stands twice")
         return self
+
+    @property
+    def scale(self) -> Scale:
+        """Whether the question is about whole slides or about pictures of regions."""
+        return "slide" if any(image.slide is not None for image in self.images) else "region"
 
     def attribute(self, name: str) -> str | None:
         """The value of the attribute called `name`; None where nothing is held to be true of it."""

@@ -28,6 +28,8 @@ class StageConfig(Record):
     """One entry of a recipe. `version` is raised by hand when a kind's behaviour changes, which reruns it."""
 
     version: ClassVar[int] = 1
+    added_later: ClassVar[tuple[str, ...]] = ()
+    """Keys that are no part of the stage's key while they have their default: it is then the stage it was before."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     kind: str
@@ -45,7 +47,10 @@ class StageConfig(Record):
 
     def keyed(self) -> dict[str, Any]:
         """The part of this entry that the result depends on: all of it, unless a kind says otherwise."""
-        return self.model_dump(mode="json")
+        unused = {
+            name for name in self.added_later if getattr(self, name) == type(self).model_fields[name].default
+        }
+        return self.model_dump(mode="json", exclude=unused)
 
     def fingerprint(self) -> str:
         """What the result depends on besides this entry and the earlier stages; part of the stage's key."""

@@ -28,9 +28,12 @@ _IMAGE = pa.struct(
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
         ("mpp", pa.float64()),
+        ("slide", pa.string()),
     ]
 )
-_REGION = pa.struct([("box_px", _BOX), ("label", pa.string()), ("image", pa.int32())])
+_REGION = pa.struct(
+    [("box_px", _BOX), ("label", pa.string()), ("mask_png", pa.binary()), ("image", pa.int32())]
+)
 _ORIGIN = pa.struct(
     [
         ("source", pa.string()),

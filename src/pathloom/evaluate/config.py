@@ -5,23 +5,32 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pathloom.benchmarks import find_benchmark
+from pathloom.masks import CLASSICAL
 from pathloom.models.embed import check_encoder, encoder_fingerprint, encoder_stages, parse_encoder
 from pathloom.schema import Record
 from pathloom.stage import ModelRef, StageConfig
 from pathloom.tasks import find_task
 from pathloom.tasks.task import Style
 
-Control = Literal["no_image", "wrong_image", "shuffled_options"]
+Control = Literal["no_image", "wrong_image", "shuffled_options", "shuffled_routes"]
 
 
 class EvaluateConfig(StageConfig):
     """Entry of a recipe: a list of benchmarks on a model folder, with controls where asked for."""
 
     version: ClassVar[int] = 2
+    added_later: ClassVar[tuple[str, ...]] = ("slides", "segmenter")
 
     kind: Literal["evaluate"]
     model: ModelRef
     samples: tuple[str, ...] = Field(min_length=1, description="stages that hold the benchmarks' Samples")
+    slides: tuple[str, ...] = Field(
+        default=(), description="stages `embed_slides` that hold the slides' features"
+    )
+    segmenter: str = Field(
+        default=CLASSICAL,
+        description="what draws the masks that boxes or points prompt, as models/segment.py names it",
+    )
     benchmarks: tuple[str, ...] = Field(min_length=1)
     controls: tuple[Control, ...] = ()
     batch_size: int = Field(default=32, ge=1)
@@ -37,7 +46,10 @@ class EvaluateConfig(StageConfig):
         return tuple(find_benchmark(name).name for name in names)
 
     def needs(self) -> tuple[str, ...]:
-        return (*self.samples, *self.model.needs())
+        return (*self.samples, *self.slides, *self.model.needs())
+
+    def kinds_needed(self) -> dict[str, str]:
+        return dict.fromkeys(self.slides, "embed_slides")
 
     def fingerprint(self) -> str:
         """A changed benchmark row, task or model folder asks the questions anew."""

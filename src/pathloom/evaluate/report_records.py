@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from pathloom.evaluate.metrics import Difference
 
-CONTROLS = ("none", "no_image", "wrong_image", "shuffled_options")
+CONTROLS = ("none", "no_image", "wrong_image", "shuffled_options", "shuffled_routes")
 
 # JSON has no NaN: a number that could not be computed is written as null and read back as NaN.
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]

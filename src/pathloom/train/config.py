@@ -4,6 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pathloom.masks import CLASSICAL
+from pathloom.models.slide_config import SlideTokens
 from pathloom.schema import Record
 from pathloom.stage import ModelRef, StageConfig
 from pathloom.tasks import TASKS
@@ -33,6 +35,13 @@ def _check_tasks(weights: dict[str, float]) -> dict[str, float]:
     return weights
 
 
+Module = Literal["vision", "projector", "slide", "language"]
+MODULES: tuple[Module, ...] = ("vision", "projector", "language")
+"""The parts of a Qwen-VL model: the vision tower, the projector (its mergers), the language model. A model that reads
+slides has a fourth, `slide`: their compressor and projector (models/slide.py).
+"""
+
+
 class LoraSettings(Record):
     """LoRA on the language tower (the vision tower shares module names, so the target is a regular expression)."""
 
@@ -40,11 +49,6 @@ class LoraSettings(Record):
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-
-
-Module = Literal["vision", "projector", "language"]
-MODULES: tuple[Module, ...] = ("vision", "projector", "language")
-"""The parts of a Qwen-VL model: the vision tower, the projector (its mergers), the language model."""
 
 
 class Replay(Record):
@@ -66,14 +70,26 @@ class TrainConfig(StageConfig):
     Samples of splits fold-0 ... fold-k give k models in sub-folders, each trained without its own fold.
     """
 
+    added_later: ClassVar[tuple[str, ...]] = ("slides", "slide_tokens")
+
     samples: tuple[str, ...] = Field(min_length=1, description="stages whose training Samples are learnt")
     model: ModelRef
+    slides: tuple[str, ...] = Field(
+        default=(), description="stages `embed_slides` that hold the slides' features"
+    )
+    slide_tokens: SlideTokens | None = Field(
+        default=None,
+        description="how a model that has not seen slides is to read them; default: as it does already",
+    )
     tasks: dict[str, float] = Field(
         default={}, description="task -> weight in the mixture; empty: all as they come"
     )
     style: Style = "cot"
     trainable: tuple[Module, ...] = Field(
-        default=MODULES, min_length=1, description="parts that learn; the others stay as they are"
+        default=MODULES,
+        min_length=1,
+        description="parts that learn, the others stay as they are; default: all. Beside `lora`, parts that learn "
+        "whole with the adapters: projector, slide",
     )
     lora: LoraSettings | None = None
     augment: bool = Field(default=False, description="flips and right-angle turns, new in every epoch")
@@ -100,12 +116,18 @@ class TrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _adapters_or_modules(self) -> "TrainConfig":
-        if self.lora is not None and self.trainable != MODULES:
-            raise ValueError("trainable: LoRA trains its adapters only; give lora or trainable, not both")
+        whole = set(self.trainable) if self.lora is not None and self.trainable != MODULES else set()
+        if refused := sorted(whole - {"projector", "slide"}):
+            raise ValueError(
+                f"trainable: {', '.join(refused)} cannot learn whole beside LoRA, only projector and slide can"
+            )
         return self
 
     def needs(self) -> tuple[str, ...]:
-        return (*self.samples, *self.model.needs())
+        return (*self.samples, *self.slides, *self.model.needs())
+
+    def kinds_needed(self) -> dict[str, str]:
+        return dict.fromkeys(self.slides, "embed_slides")
 
     def fingerprint(self) -> str:
         """A changed task or model folder trains anew."""
@@ -123,6 +145,7 @@ class SftConfig(TrainConfig):
     """Entry of a recipe: supervised fine-tuning of a model on Samples."""
 
     version: ClassVar[int] = 2
+    added_later: ClassVar[tuple[str, ...]] = (*TrainConfig.added_later, "replay")
 
     kind: Literal["sft"]
     replay: Replay | None = Field(default=None, description="what is repeated so that it is not forgotten")
@@ -136,12 +159,7 @@ class SftConfig(TrainConfig):
 
     def needs(self) -> tuple[str, ...]:
         replayed = self.replay.samples if self.replay else ()
-        return tuple(dict.fromkeys((*self.samples, *replayed, *self.model.needs())))
-
-    def keyed(self) -> dict[str, Any]:
-        """Without replay nothing of it: such a stage is the same as before there was any."""
-        keyed = super().keyed()
-        return keyed if self.replay else {key: value for key, value in keyed.items() if key != "replay"}
+        return tuple(dict.fromkeys((*self.samples, *replayed, *self.slides, *self.model.needs())))
 
 
 class PretrainConfig(TrainConfig):
@@ -204,6 +222,39 @@ class VisionConfig(TrainConfig):
         return self
 
 
+class ExpertsConfig(TrainConfig):
+    """Entry of a recipe: a mixture of LoRA experts over a frozen model, learnt on the Samples of all scales and tasks.
+
+    hard    one expert a Sample, as `routes` says; nothing is learnt of who gets what
+    soft    a gate over scale and task mixes the `top_k` experts that it finds best
+    shared  one LoRA of rank num_experts x r for all: as many adapter weights, no gate
+    """
+
+    kind: Literal["experts"]
+    style: Style = "cot"
+    routing: Literal["hard", "soft", "shared"] = "soft"
+    start_from: tuple[str, ...] = Field(
+        default=(),
+        description="stages that began at `model`: what each has learnt since begins an expert, in this order",
+    )
+    num_experts: int = Field(default=2, ge=1)
+    r: int = Field(default=16, ge=1, description="rank of each expert")
+    alpha: int = Field(default=32, ge=1)
+    top_k: int | None = Field(
+        default=None, ge=1, description="soft: experts at work for a Sample; default: all"
+    )
+    gate_on: tuple[Literal["scale", "task"], ...] = Field(default=("scale", "task"), min_length=1)
+    token_gate: bool = Field(default=False, description="soft: the gate reads each token's state too")
+    balance_weight: float = Field(default=0.01, ge=0, description="soft: weight of the load-balance loss")
+    routes: dict[str, int] = Field(
+        default={}, description="hard: scale, task or scale/task -> expert from 0, the most exact name wins"
+    )
+    target_modules: str = LoraSettings.model_fields["target_modules"].default
+
+    def needs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.samples, *self.slides, *self.start_from, *self.model.needs())))
+
+
 # Keys of TRL's GRPOConfig that `reinforce` sets, with the key of the stage that decides; "" for none.
 _OWNED_BY_REINFORCE = {
     "loss_type": "algorithm",
@@ -239,6 +290,7 @@ class ReinforceConfig(TrainConfig):
     """
 
     version: ClassVar[int] = 2
+    added_later: ClassVar[tuple[str, ...]] = (*TrainConfig.added_later, "segmenter")
 
     kind: Literal["reinforce"]
     algorithm: Literal["grpo", "dapo"] = "dapo"
@@ -263,6 +315,10 @@ class ReinforceConfig(TrainConfig):
     )
     rewards: dict[str, dict[str, float]] = Field(
         default={}, description="task or `default` -> part of its reward -> weight"
+    )
+    segmenter: str = Field(
+        default=CLASSICAL,
+        description="what draws the masks that boxes or points prompt, as models/segment.py names it",
     )
 
     @field_validator("tasks")
