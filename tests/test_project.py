@@ -28,7 +28,10 @@ LAYERS = (
     {"books"},
     {"ingest"},
     {"curate", "train", "evaluate", "serve"},
-    {"recipe", "run", "shards", "listing", "forecast", "doctor", "cli", "cli_benchmark", "__main__"},
+    {
+        *("recipe", "run", "shards", "listing", "forecast", "doctor", "__main__"),
+        *("cli", "cli_benchmark", "cli_phantom", "cli_slides"),
+    },
 )
 ISOLATED = {"curate", "train", "evaluate", "serve"}
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

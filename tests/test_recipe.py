@@ -402,6 +402,31 @@ def test_seeds_that_make_no_sense_are_refused(tmp_path, old, new, message):
     assert re.search(message, error_of(tmp_path, SEEDED.replace(old, new)))
 
 
+MIXED = """
+name: mixed
+stages:
+  - {name: phantoms, kind: ingest, source: phantom, train: {diagnosis: 4}, test: {diagnosis: 4}}
+  - {name: untrained, kind: init, samples: [phantoms]}
+  - {name: region, kind: sft, seeds: [0, 4], samples: [phantoms], model: {stage: untrained}}
+  - {name: slide, kind: sft, seeds: [0, 4], samples: [phantoms], model: {stage: untrained}}
+  - {name: plain, kind: sft, samples: [phantoms], model: {stage: untrained}}
+  - {name: soft, kind: experts, samples: [phantoms], model: {stage: untrained}, num_experts: 3,
+     start_from: [region, slide, plain]}
+"""
+
+
+def test_experts_begin_as_the_stages_of_their_own_seed(tmp_path):
+    stages = {stage.name: stage.model_dump() for stage in load(tmp_path, MIXED).stages}
+
+    assert stages["soft_0"]["start_from"] == ("region_0", "slide_0", "plain")
+    assert stages["soft_4"]["start_from"] == ("region_4", "slide_4", "plain")
+    assert (stages["soft_4"]["seed"], "soft" in stages) == (0, False)
+    seeded = {stage.name: stage for stage in load(tmp_path, MIXED, ["soft.seeds=[0, 4]"]).stages}
+    assert seeded["soft_4"].model_dump()["seed"] == 4
+    message = error_of(tmp_path, MIXED, ["soft.seeds=[0, 1]"])
+    assert "stage soft.start_from: region has the seeds [0, 4], not [0, 1]" in message
+
+
 def test_the_comparison_of_reinforcement_starts_from_the_stages_of_the_quickstart():
     quickstart, comparison = (
         load_recipe(RECIPES / f"{name}.yaml") for name in ("quickstart", "reinforcement")

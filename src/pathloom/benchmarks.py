@@ -92,6 +92,13 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     _drawn("phantom", "cytoplasm", "label", "classify"),
     _drawn("phantom", "arrangement", "label", "classify"),
     _drawn("phantom", "background", "label", "classify"),
+    _drawn("phantom", "diagnosis_label", "label", "classify"),
+    _drawn("phantom", "tumour_cells", "boxes", "list_1000"),
+    _drawn("phantom", "tumour_masks", "mask", "outline_1000"),
+    _drawn("phantom", "grade", "ordinal", "grade"),
+    _drawn("phantom", "slide_label", "label", "classify"),
+    _drawn("phantom", "slide_presence", "yes_no", "plain"),
+    _drawn("phantom", "slide_extent", "ordinal", "grade"),
     _drawn("basics", "word_choice", "choice", "letter"),
     _drawn("basics", "phrase_choice", "choice", "letter"),
     _drawn("basics", "lookup", "choice", "letter"),
@@ -137,8 +144,32 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         citation="CytoChat, github.com/jaylinio/CytoChat, commit c1fafe6; its pictures are not published",
         licence="academic or non-commercial research",
     ),
+    Benchmark(
+        "bccd_boxes", "bccd", "boxes", "list_1000", 1, None, "BCCD, github.com/Shenggan/BCCD_Dataset", "MIT"
+    ),
+    Benchmark(
+        "dsb2018_masks",
+        "dsb2018",
+        "mask",
+        "outline_1000",
+        1,
+        None,
+        "2018 Data Science Bowl, Caicedo et al. 2019, Nature Methods 16, 1247-1253",
+        "CC0-1.0",
+    ),
+    Benchmark(
+        "monuseg_masks",
+        "monuseg",
+        "mask",
+        "outline_1000",
+        1,
+        None,
+        "MoNuSeg, Kumar et al. 2017, IEEE Transactions on Medical Imaging 36, 1550-1560",
+        "CC BY-NC-SA 4.0",
+    ),
     Benchmark("tiles_label", "*", "label", "classify", 1, None, "the folder's own", "the folder's own"),
     Benchmark("boxes_found", "*", "boxes", "list_1000", 1, None, "the folder's own", "the folder's own"),
+    Benchmark("masks_found", "*", "mask", "outline_1000", 1, None, "the folder's own", "the folder's own"),
 )
 
 

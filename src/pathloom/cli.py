@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pathloom import __version__
 from pathloom.cli_benchmark import add_benchmark
+from pathloom.cli_phantom import add_phantom
+from pathloom.cli_slides import add_tile_options, slide_lines, tile_keys
 
 DEFAULT_RUNS = "runs"
 
@@ -37,8 +39,9 @@ page.
 
 cells: fields or slides with boxes of cells into one tile an anchor cell, with its box drawn and context kept.
 questions: published question files (CytoChat's workbooks) into test Samples; --set images=DIR where you have pictures.
+slides: whole slides into tissue and tiles at --mpp, with a table, gallery.html, and GeoJSON that QuPath opens.
 """
-_INGEST_PATHS = {"books": "path", "cells": "images", "questions": "path"}
+_INGEST_PATHS = {"books": "path", "cells": "images", "questions": "path", "slides": "root"}
 """Source -> its key that PATH fills."""
 _INGEST_EPILOG = """\
 examples:
@@ -48,18 +51,9 @@ examples:
   pathloom review atlas --field keep                       a page on which a person checks the pairs
   pathloom ingest cells fields/ --out tiles --set boxes=voc/ --set tile_px=128
   pathloom ingest cells fields/ --out tiles --set detector=nuclei --set mpp=0.5 --set tile_um=56
+  pathloom ingest slides slides/ --mpp 0.5 --size_px 224 --out tiles --set labels=labels.csv
   pathloom list sources                                    the keys of every source
   in a recipe: {name: books, kind: ingest, source: books, path: shelf}
-"""
-_PHANTOM = """\
-Typeset a synthetic pathology book: columns, captions, composite figures of drawn tissue, prose that names them. Beside
-it stands BOOK.truth.jsonl, in the form in which books are found, so that errors can be measured.
-"""
-_PHANTOM_EPILOG = """\
-example:
-  pathloom phantom book --out phantom.pdf
-  pathloom ingest books phantom.pdf --out phantom --set truth=phantom.truth.jsonl
-  (open phantom/gallery.html; what went wrong stands in phantom/mistakes.txt)
 """
 _REVIEW = """\
 Write a page on which a person corrects labels or checks written samples, or merge what the page exported.
@@ -128,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     _add_ingest(commands)
-    _add_phantom(commands)
+    add_phantom(commands)
     add_benchmark(commands, Path(DEFAULT_RUNS))
 
     plan = commands.add_parser(
@@ -186,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_ingest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     ingest = commands.add_parser(
         "ingest",
-        help="read books, cells, or another source into a folder",
+        help="read books, slides, cells, or another source into a folder",
         description=_INGEST,
         epilog=_INGEST_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -207,28 +201,8 @@ def _add_ingest(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         metavar="KEY=VALUE",
         help="set a key: licence=CC-BY, pages.ocr=never (repeatable); `pathloom list sources` shows each source's",
     )
+    add_tile_options(ingest)
     ingest.set_defaults(command=_ingest)
-
-
-def _add_phantom(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    phantom = commands.add_parser(
-        "phantom",
-        help="typeset a synthetic book whose figures, captions and references are known",
-        description=_PHANTOM,
-        epilog=_PHANTOM_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    phantom.add_argument("thing", choices=("book",))
-    phantom.add_argument("--out", type=Path, required=True, metavar="BOOK.pdf")
-    phantom.add_argument("--pages", type=int, default=12, help="about so many (default: 12)")
-    phantom.add_argument(
-        "--style", default="textbook", help="textbook (default), journal, atlas, ... or chinese"
-    )
-    phantom.add_argument("--seed", type=int, default=0)
-    phantom.add_argument(
-        "--scan", type=Path, metavar="DIR", help="also write its pages as poor scans, with truth"
-    )
-    phantom.set_defaults(command=_phantom)
 
 
 def _add_review(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -292,8 +266,11 @@ def _ingest(arguments: argparse.Namespace) -> int:
         "kind": "ingest",
         "source": arguments.source,
         _INGEST_PATHS[arguments.source]: str(arguments.path),
+        **tile_keys(arguments),
     }
     run_into(load_entry(entry, arguments.set), arguments.out, _say)
+    if arguments.source == "slides":
+        print("\n".join(slide_lines(arguments.out)))
     if arguments.source != "books":
         return 0
     from pathloom.books.table import TABLE_FILE, table_lines
@@ -303,34 +280,6 @@ def _ingest(arguments: argparse.Namespace) -> int:
         "measured_lines", []
     )
     print("\n".join([*measured, f"look: {arguments.out / 'gallery.html'}"]))
-    return 0
-
-
-def _phantom(arguments: argparse.Namespace) -> int:
-    from pathloom.phantom.book import write_book
-    from pathloom.phantom.book_style import HOUSES
-    from pathloom.phantom.scan import scan_book
-    from pathloom.stage import UserError
-
-    if arguments.style not in HOUSES:
-        raise UserError(f"--style {arguments.style}: known styles are {', '.join(HOUSES)}")
-    if arguments.pages < 1:
-        raise UserError(f"--pages {arguments.pages}: at least 1 is needed")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    truth = write_book(arguments.out, num_pages=arguments.pages, seed=arguments.seed, style=arguments.style)
-    books = {arguments.out.with_suffix(".truth.jsonl"): truth.model_copy(update={"name": arguments.out.stem})}
-    if arguments.scan is not None:
-        scanned = scan_book(arguments.out, arguments.scan, truth, seed=arguments.seed)
-        path = arguments.scan.with_name(arguments.scan.name + ".truth.jsonl")
-        if path in books:
-            raise UserError(
-                f"--scan {arguments.scan}: its truth would be written over the PDF's; choose another name"
-            )
-        books[path] = scanned.model_copy(update={"name": arguments.scan.name})
-    for path, book in books.items():
-        path.write_text(book.model_dump_json() + "\n", encoding="utf-8")
-    known = f"{truth.num_pages} pages, {len(truth.figures)} figures, {len(truth.references)} references"
-    print(f"{arguments.out}: {known}; truth in {', '.join(map(str, books))}")
     return 0
 
 

@@ -26,8 +26,9 @@ from pathloom.ingest import SOURCES
 from pathloom.models.export import ExportConfig
 from pathloom.models.init import InitConfig
 from pathloom.stage import StageConfig, UserError
-from pathloom.train.config import ExpertsConfig, PretrainConfig, ReinforceConfig, SftConfig, VisionConfig
+from pathloom.train.config import PretrainConfig, ReinforceConfig, SftConfig, VisionConfig
 from pathloom.train.contrastive_config import ContrastiveConfig, WebdatasetConfig
+from pathloom.train.experts_config import ExpertsConfig
 
 KINDS: Mapping[str, type[StageConfig]] = {
     "embed": EmbedConfig,
@@ -172,8 +173,8 @@ def _override(stages: list[dict[str, Any]], override: str) -> None:
 def _each_seed(stages: Sequence[dict[str, Any]], path: str) -> list[dict[str, Any]]:
     """Stages with `seeds` once for each, called name_seed, and in the same way the stages whose model they make.
 
-    A list that names such a stage, in a report above all, names all of them. Only `seeds` sets a seed: a stage that is
-    repeated for its model alone keeps its own.
+    A list that names such a stage, in a report above all, names all of them; but `start_from` names that of the same
+    seed. Only `seeds` sets a seed: a stage that is repeated for its model alone keeps its own.
     """
     seeds_of: dict[str, list[int]] = {}
     written: list[dict[str, Any]] = []
@@ -191,7 +192,13 @@ def _each_seed(stages: Sequence[dict[str, Any]], path: str) -> list[dict[str, An
             raise UserError(
                 f"{path}: stage {name}.seeds: its model {start} has seeds; give only one of the two seeds"
             )
-        repeats = seeds or seeds_of.get(start, [])
+        begun = [each for each in entry.get("start_from") or () if each in seeds_of]
+        repeats = seeds or seeds_of.get(start, []) or (seeds_of[begun[0]] if begun else [])
+        for each in begun:
+            if seeds_of[each] != repeats:
+                raise UserError(
+                    f"{path}: stage {name}.start_from: {each} has the seeds {seeds_of[each]}, not {repeats}"
+                )
         if not repeats:
             written.append(entry)
             continue
@@ -200,8 +207,12 @@ def _each_seed(stages: Sequence[dict[str, Any]], path: str) -> list[dict[str, An
             again = {**entry, "name": f"{name}_{seed}"}
             if seeds:
                 again["seed"] = seed
-            else:
+            if start in seeds_of:
                 again["model"] = {**entry["model"], "stage": f"{start}_{seed}"}
+            if begun:
+                again["start_from"] = [
+                    f"{each}_{seed}" if each in begun else each for each in entry["start_from"]
+                ]
             written.append(again)
     return written
 

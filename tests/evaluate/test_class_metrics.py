@@ -15,8 +15,8 @@ from pathloom.evaluate.class_metrics import (
     constant_accuracy,
     constant_balanced_accuracy,
     measure_sets,
-    weighted_kappa,
 )
+from pathloom.evaluate.kappa import weighted_kappa
 from pathloom.evaluate.metrics import Scored, compare, measure
 from pathloom.tasks.label import LABEL
 from pathloom.tasks.task import Score

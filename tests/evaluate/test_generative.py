@@ -4,17 +4,21 @@ from typing import Any
 
 import pytest
 from tests.fixtures import make_image, make_sample, noting
+from tests.tasks.samples import make_sample as make_mask_sample
 
+from pathloom.benchmarks import find_benchmark
 from pathloom.card import ModelCard, read_card, write_card
 from pathloom.evaluate import generative
 from pathloom.evaluate.config import EvaluateConfig
 from pathloom.evaluate.generative import PREDICTIONS, run_evaluate
 from pathloom.evaluate.measure import METRICS, SCORES, read_predictions
 from pathloom.evaluate.select import apply_control
+from pathloom.masks import fill_boxes
 from pathloom.models.load import load_model
 from pathloom.schema import Sample
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
+from pathloom.tasks import find_task
 
 
 def config(**fields: Any) -> EvaluateConfig:
@@ -265,3 +269,28 @@ def test_each_folds_model_answers_for_the_samples_it_has_not_seen(
     assert loaded == ["fold-0", "fold-1"]
     ids = {f"fold-{fold}": {s.id for s in in_folds if s.split == f"fold-{fold}"} for fold in range(2)}
     assert [{key[2] for key in batch} for batch in asked] == [ids["fold-0"], ids["fold-1"]]
+
+
+def test_masks_are_drawn_by_the_segmenter_that_is_named(model_folder, tmp_path, monkeypatch):
+    sample = make_mask_sample("mask")
+    write_samples([sample], tmp_path / "masks")
+    task, template = find_task("mask"), find_benchmark("masks_found").pinned_template()
+    answer = task.target(sample, template, "direct")
+    monkeypatch.setattr(generative, "generate", lambda *_: [answer])
+    monkeypatch.setattr(generative, "load_segmenter", {"classical": None, "sam:some/where": fill_boxes}.get)
+    entry = {"samples": ("masks",), "benchmarks": ("masks_found",), "controls": ()}
+    dice = {}
+    for name in ("classical", "sam:some/where"):
+        out = tmp_path / name.replace("/", "-")
+        out.mkdir()
+        run_evaluate(config(**entry, segmenter=name), {"masks": tmp_path / "masks", "sft": model_folder}, out)
+        dice[name] = read_jsonl(out / SCORES)[0]["correct"]
+
+    assert dice["classical"] == 1.0
+    assert 0.5 < dice["sam:some/where"] < 1.0
+
+
+def test_a_segmenter_that_does_not_exist_is_told_before_anything_runs():
+    config().check()
+    with pytest.raises(UserError, match="no segmenter 'grabcut'"):
+        config(segmenter="grabcut").check()

@@ -18,6 +18,7 @@ from pathloom.evaluate.probe import run_probe
 from pathloom.images import encode_png
 from pathloom.models.embed import Encoder
 from pathloom.schema import Image, Sample
+from pathloom.slides.features import FeaturesAbout, SlideAbout, TileFeatures, write_about, write_features
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import write_samples
 
@@ -139,3 +140,63 @@ def test_a_real_encoder_tells_light_from_dark(tmp_path):
 
     assert counts == {"answers": 4, "features": 1280}
     assert all(line["correct"] == 1 for line in scores)
+
+
+def slide(name: str, split: str, label: str) -> Sample:
+    image = Image(path=f"{name}.tiff", width_px=900, height_px=900, mpp=1.0, slide=name)
+    return tile(0, split).model_copy(update={"id": name, "images": (image,), "answer": label})
+
+
+def features_of(means: dict[str, float], folder: Path, missing: tuple[str, ...] = ()) -> None:
+    """Three tiles a slide; the first number lies around the slide's mean, the second says nothing."""
+    (folder / "features").mkdir(parents=True)
+    for name, mean in means.items():
+        tiles = np.array([[mean - 4, 1], [mean, 1], [mean + 4, 1]], np.float16)
+        write_features(
+            folder / "features" / f"{name}.safetensors",
+            TileFeatures(tiles, np.zeros((3, 2), np.int32)),
+            "simulated",
+        )
+    about = {
+        name: SlideAbout(file=f"{name}.safetensors", num_tiles=3, mpp=1.0, size_px=224) for name in means
+    }
+    write_about(
+        FeaturesAbout(encoder="simulated", dim=2, slides=about, missing=dict.fromkeys(missing, "broken")),
+        folder,
+    )
+
+
+def test_a_probe_of_slides_sees_the_mean_of_their_tiles_and_leaves_out_those_without(tmp_path):
+    means = {f"s{index}": float(index % 2) for index in range(16)}
+    samples = [
+        slide(name, "train" if index < 12 else "test", CLASSES[index % 2]) for index, name in enumerate(means)
+    ]
+    write_samples([*samples, slide("gone", "test", "dark")], tmp_path / "slides")
+    features_of(means, tmp_path / "seen", missing=("gone",))
+    entry = ProbeConfig(
+        name="probe",
+        kind="probe",
+        samples=("slides",),
+        slides=("seen",),
+        benchmark="tiles_label",
+        num_resamples=100,
+    )
+
+    counts = run_probe(entry, {"slides": tmp_path / "slides", "seen": tmp_path / "seen"}, tmp_path)
+
+    assert counts == {"answers": 4, "features": 2, "without_features": 1}
+    assert all(line["correct"] == 1 for line in read_jsonl(tmp_path / SCORES))
+    assert entry.needs() == ("slides", "seen")
+    assert entry.kinds_needed() == {"seen": "embed_slides"}
+
+
+def test_a_probe_of_slides_takes_no_encoder_of_its_own():
+    with pytest.raises(ValueError, match="the features of `slides` were made by theirs"):
+        ProbeConfig(
+            name="probe",
+            kind="probe",
+            samples=("slides",),
+            slides=("seen",),
+            benchmark="tiles_label",
+            encoder="efficientnet_lite0",
+        )

@@ -324,7 +324,16 @@ def test_a_name_with_a_bar_in_it_stays_one_cell_of_the_markdown_table(tmp_path: 
     _, _, markdown = written(tmp_path, rows=(row(benchmark="a|b\n<b>"),))
     line = next(line for line in markdown.splitlines() if "a\\|b" in line)
     assert "&lt;b>" in line
-    assert len(re.findall(r"(?<!\\)\|", line)) == 11
+    assert len(re.findall(r"(?<!\\)\|", line)) == 12
+
+
+def test_the_share_that_reasons_stands_beside_the_parse_rate(tmp_path: Path):
+    rows = (row(), row(metric="share_reasoning", value=0.75, low=0.6, high=0.9, chance=None, primary=False))
+    _, html, markdown = written(tmp_path, rows=rows)
+    assert '<td class="num" data-name="reasons">75.0&nbsp;%</td>' in html
+    assert "| - | 0.750 | 80 |" in markdown
+    _, html, _ = written(tmp_path, rows=(row(),))
+    assert '<td class="num" data-name="reasons">&ndash;</td>' in html
 
 
 def test_an_answer_by_letter_is_matched_to_its_option():

@@ -237,6 +237,11 @@ def test_an_empty_file_an_unknown_task_and_an_unknown_parser_are_refused(tmp_pat
         score_file(tmp_path / "absent.jsonl", "count")
 
 
+def test_masks_need_the_picture_which_a_file_of_outputs_does_not_hold(tmp_path: Path):
+    with pytest.raises(ValueError, match="score its boxes as task boxes"):
+        score_file(write(tmp_path, GOOD), "mask")
+
+
 def test_a_file_that_cannot_be_scored_leaves_no_grades(tmp_path: Path):
     with pytest.raises(ValueError, match=":2:"):
         score_file(write(tmp_path, GOOD, "{"), "count", out=tmp_path / "grades.jsonl")

@@ -193,6 +193,17 @@ def test_questions_without_options_are_left_out_of_the_shuffle():
     assert apply_control([make_sample("yes or no")], "shuffled_options", 0) == []
 
 
+def test_a_scale_is_never_shuffled_and_the_wrong_picture_has_another_grade():
+    scale = ("low", "moderate", "high")
+    graded = [one.model_copy(update={"task": "ordinal", "choices": scale, "answer": scale[k % 3]})
+              for k, one in enumerate(choices(9))]  # fmt: skip
+    assert apply_control(graded, "shuffled_options", 0) == []
+    answer_of = {one.images[0].path: one.answer for one in graded}
+    swapped = apply_control(graded, "wrong_image", 0)
+    assert len(swapped) == 9
+    assert all(answer_of[one.images[0].path] != one.answer for one in swapped)
+
+
 @pytest.mark.parametrize("control", ["wrong_image", "shuffled_options"])
 def test_a_control_is_the_same_for_the_same_seed_whatever_the_order(control):
     samples = choices(12)
@@ -214,7 +225,7 @@ def test_every_control_that_a_recipe_may_name_is_there():
 
     for control in named:
         apply_control(choices(3), control, 0)
-    assert len(named) == 3
+    assert len(named) == 4
 
 
 def test_every_benchmark_pins_a_template_of_its_task():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score
 from tests.fixtures import make_sample
+from tests.tasks.samples import make_sample as make_mask_sample
 
 from pathloom.benchmarks import BENCHMARKS
 from pathloom.evaluate.measure import Prediction, write_measurements
@@ -184,3 +185,23 @@ def test_questions_with_options_of_their_own_leave_no_confusion(tmp_path):
         scored.append(Scored(sample, Score(options[number % 2], float(number % 2 == 0))))
 
     assert measured(tmp_path, "basics_word_choice", scored)["confusions"] == []
+
+
+def test_masks_are_measured_by_means_over_pictures_beside_the_boxes_filled():
+    task = find_task("mask")
+    sample = make_mask_sample("mask")
+    parts = {
+        "iou": 0.5,
+        "precision": 0.75,
+        "recall": 0.6,
+        "dice_union": 0.7,
+        "dice_box": 0.4,
+        "iou_box": 0.25,
+    }
+    scored = [Scored(sample, Score((), 0.8, parts)), Scored(sample, Score(None, 0.0))]
+
+    found = {name: tally.value for name, tally in tallies(task, scored).items()}
+
+    assert found == pytest.approx(
+        {"dice": 0.4, "parse_rate": 0.5, **{name: value / 2 for name, value in parts.items()}}
+    )

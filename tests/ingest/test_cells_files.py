@@ -22,9 +22,7 @@ from tests.ingest.test_cells import (
     write_fields,
 )
 
-from pathloom.images import BadImage
 from pathloom.ingest.cells import CellsConfig
-from pathloom.ingest.slide_regions import SlideField, slide_size_and_time
 from pathloom.schema import Sample
 
 
@@ -129,36 +127,6 @@ def test_folders_of_boxes_are_read_whatever_the_case_of_their_suffixes_or_refuse
 
 
 # ------------------------------------------------------------------------------------------------ slides
-@pytest.mark.parametrize(
-    ("opened", "part"), [("s/1.dcm", "s/2.dcm"), ("s.mrxs", "s/Data0000.dat"), ("s.svs", "s.svs")]
-)
-def test_a_slide_is_read_anew_when_any_of_its_files_changes(tmp_path, opened, part):
-    (tmp_path / "s").mkdir()
-    for name in (opened, part):
-        (tmp_path / name).write_bytes(b"pixels")
-    before = slide_size_and_time(tmp_path / opened)
-    assert slide_size_and_time(tmp_path / opened) == before
-    (tmp_path / part).write_bytes(b"other pixels")
-    assert slide_size_and_time(tmp_path / opened) != before
-
-
-def test_a_tile_that_memory_could_not_hold_is_refused_before_it_is_read():
-    pytest.importorskip("openslide")
-    field = SlideField.__new__(SlideField)
-    field._path, field._slide = Path("s.svs"), _OneLevel()
-    with pytest.raises(BadImage, match=r"a tile of 90000x90000 px.*is mpp right"):
-        field.crop(0, 0, 90_000, 90_000, 1.0)
-
-
-class _OneLevel:
-    """A slide without smaller levels, whose pixels nobody may ask for."""
-
-    level_downsamples = (1.0,)
-
-    def get_best_level_for_downsample(self, shrink: float) -> int:
-        return 0
-
-
 def slides(root: Path, *rows: str, **keys: Any) -> CellsConfig:
     write_boxes(root, ["file,x1,y1,x2,y2", *rows])
     return cells(root, boxes=root / "boxes.csv", slides=True, test_share=0, **keys)
@@ -208,7 +176,7 @@ def test_a_slides_tile_is_its_region_at_level_0(tmp_path, data_root):
 
 
 @needs_openslide
-def test_broken_slides_are_drops_with_openslides_reason(tmp_path, data_root):
+def test_broken_slides_are_drops_with_the_readers_reason(tmp_path, data_root):
     (tmp_path / "images").symlink_to(data_root / "slides" / "openslide_fixtures")
     names = ("histolab_broken.svs", "unopenable.tiff", "unreadable.svs", "boxes.tiff")
     config = slides(tmp_path, *(f"{name},1,1,12,12" for name in names), tile_px=16)

@@ -14,6 +14,7 @@ from pathloom.models.embed import (
     Encoder,
     check_encoder,
     encoder_fingerprint,
+    encoder_kinds,
     encoder_stages,
     load_encoder,
     parse_encoder,
@@ -276,6 +277,31 @@ def test_a_stage_of_the_recipe_is_an_encoder(clip_folder, clip):
     assert encoder_stages("minilm", "stage:trained", "noise:8", "stage:trained") == ("trained",)
     with pytest.raises(UserError, match="open_clip:local-dir:FOLDER"):
         load_encoder("stage:trained")
+
+
+def test_any_model_with_a_tower_may_see_but_only_a_contrastive_one_reads_too():
+    assert encoder_stages("tower:sft", "stage:clip") == ("sft", "clip")
+    assert encoder_kinds("tower:sft", "stage:clip") == {"clip": "contrastive"}
+
+
+def test_the_tower_of_a_trained_model_gives_the_mean_of_a_pictures_visual_tokens(model_folder: Path):
+    import torch
+    from PIL import Image as PILImage
+
+    from pathloom.models.load import load_model
+
+    encoder = load_encoder("tower:sft", {"sft": model_folder})
+    pictures = [
+        PILImage.new("RGB", size, colour) for size, colour in (((56, 84), "red"), ((112, 112), "blue"))
+    ]
+    features = encoder.images(pictures)
+    model, processor = load_model(str(model_folder))
+    batch = processor.image_processor(images=[pictures[1]], return_tensors="pt")
+    with torch.inference_mode():
+        alone = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+    assert features.shape == (2, encoder.image_dim)
+    assert torch.allclose(torch.from_numpy(features[1]), alone.mean(dim=0), atol=1e-5)
+    assert "sft" not in encoder.name.partition("(")[2]
 
 
 @needs_open_clip

@@ -140,7 +140,9 @@ def test_a_box_thinner_than_one_unit_keeps_its_area_when_written():
         for template in BOXES.templates:
             parsed = BOXES.parse(sample, BOXES.target(sample, template, "direct"), template)
             assert isinstance(parsed, tuple)
-            x1, y1, x2, y2 = parsed[0]
+            (box,) = parsed
+            assert len(box) == 4
+            x1, y1, x2, y2 = box
             assert x1 < x2
             assert y1 < y2
 

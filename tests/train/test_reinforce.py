@@ -12,13 +12,18 @@ import torch
 import trl.trainer.utils as trl_utils
 from safetensors.torch import load_file
 from tests.fixtures import make_sample
+from tests.slide_fixtures import slide_image, write_slides
+from tests.tasks.samples import WRONG_ANSWERS
+from tests.tasks.samples import make_sample as tasks_sample
 from trl import GRPOConfig
 
 from pathloom.card import read_card
 from pathloom.models.load import load_model
 from pathloom.schema import Sample
+from pathloom.slides.features import Shelf
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
+from pathloom.tasks import find_task
 from pathloom.train import reinforce
 from pathloom.train.config import ReinforceConfig
 from pathloom.train.loop import CHECKPOINTS, TRAINING_LOG, Progress
@@ -29,7 +34,7 @@ from pathloom.train.reinforce import (
     check_reinforce,
     run_reinforce,
 )
-from pathloom.train.rewards import Reward
+from pathloom.train.rewards import Reward, grade
 from pathloom.train.rollouts import Group, Rollout, put_together, take_apart, teaches
 
 GROUP_SIZE = 4
@@ -242,6 +247,64 @@ def test_advantages_are_rewards_less_the_groups_mean_over_its_deviation(trainers
     first = [0.75 / 0.5001, *[-0.25 / 0.5001] * 3]
     half = 0.5 / (math.sqrt(1 / 3) + 1e-4)
     assert batch["advantages"].tolist() == pytest.approx([*first, half, half, -half, -half], rel=1e-5)
+
+
+OF_TASK: dict[str, dict[str, float]] = {
+    "choice": {"correct": 10.0},
+    "ordinal": {"correct": 1.0, "ordinal": 1.0},
+    "short_answer": {"bleu4": 0.5, "correct": 0.5},
+    "boxes": {"weighted": 0.1},
+    "mask": {"dice": 2.0},
+    "caption": {"bleu4": 3.0},
+}
+
+
+def test_a_batch_of_many_tasks_and_both_scales_weighs_each_group_by_itself(
+    model_folder, tmp_path, monkeypatch
+):
+    """Two of four answers right, whatever the task and the size of its weights: the same advantages."""
+    asked = [
+        tasks_sample(task, name=task, split="train", images=tasks_sample("mask").images) for task in OF_TASK
+    ]
+    asked[1] = asked[1].model_copy(update={"images": (slide_image("slide0"),)})
+    of_slides = {"slides": ("seen",), "slide_tokens": {"side": 2}}
+    settings = config(style="direct", algorithm="grpo", rewards=OF_TASK, tasks={}, **of_slides)
+    shelf = Shelf([write_slides(tmp_path / "seen", {"slide0": 30})])
+    trainer = build_trainer(settings, asked, str(model_folder), tmp_path / "rl", shelf)
+    trainer.current_gradient_accumulation_steps = 1
+    script_answers(trainer, monkeypatch, [3])
+    places = itertools.count()
+
+    def half_right(sample: Sample, completion: str, template: Any, weights: Any, **limits: Any) -> Reward:
+        task = find_task(sample.task)
+        right = task.target(sample, template, "direct")
+        wrong = f"<answer>{WRONG_ANSWERS[sample.task][0]}</answer>"
+        return grade(sample, right if next(places) % 4 < 2 else wrong, template, weights, **limits)
+
+    monkeypatch.setattr(reinforce, "grade", half_right)
+
+    batch = roll_out(trainer, len(asked))
+
+    advantages = batch["advantages"].view(len(asked), GROUP_SIZE)
+    expected = [0.5 / math.sqrt(1 / 3)] * 2 + [-0.5 / math.sqrt(1 / 3)] * 2
+    for group in advantages.tolist():  # TRL adds 1e-4 to the deviation: that of 0.1 x right or wrong is 0.058
+        assert group == pytest.approx(expected, rel=3e-3)
+    assert {sample.scale for sample in asked} == {"region", "slide"}
+    assert numbers(trainer)["reward"] == pytest.approx((10 + 2 + 1 + 0.1 + 2 + 3) / 2 / 6, rel=0.02)
+
+
+def test_a_caption_is_reinforced_only_where_the_recipe_names_what_it_is_paid_for(build, samples):
+    caption = tasks_sample("caption").model_copy(update={"split": "train"})
+    with pytest.raises(UserError, match="is a caption, which no rule can reward"):
+        build([samples[0], caption], tasks={}, rewards={"default": {"correct": 1.0}})
+    with pytest.raises(ValueError, match=r"tasks\.caption: .* rewards: \{caption: \{bleu4: 1\.0\}\}"):
+        config(tasks={"caption": 1})
+    assert config(tasks={"caption": 1}, rewards={"caption": {"bleu4": 1}}).weights("caption") == {"bleu4": 1}
+
+
+def test_a_segmenter_that_there_is_not_is_named_before_the_first_stage_runs():
+    with pytest.raises(UserError, match="no segmenter 'clasical'"):
+        config(segmenter="clasical").check()
 
 
 def test_overlong_answers_are_punished_by_their_tokens(trainers, monkeypatch):

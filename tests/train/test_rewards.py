@@ -2,11 +2,14 @@
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
-from tests.tasks.samples import HEIGHT_PX, TRUE_BOXES, WIDTH_PX, make_sample
+from tests.tasks.samples import HEIGHT_PX, TRUE_BOXES, WIDTH_PX, WRONG_ANSWERS, make_sample
 
+from pathloom.masks import fill_boxes
 from pathloom.tasks import TASKS, find_task
 from pathloom.tasks.task import Task, Template
 from pathloom.train.rewards import (
@@ -18,7 +21,7 @@ from pathloom.train.rewards import (
     overlong_punishment,
 )
 
-LIMITS = {"num_tokens": 10, "max_tokens": 128, "cache": 32}
+LIMITS: dict[str, Any] = {"num_tokens": 10, "max_tokens": 128, "cache": 32}
 BOXES = find_task("boxes")
 PIXELS = BOXES.template("pixels")
 TRUE = [list(map(int, box)) for box in TRUE_BOXES]
@@ -191,6 +194,139 @@ def test_boxes_behind_the_right_ones_are_free_in_ap50_alone_and_never_raise_it()
     assert box_part("ap50_length", [TRUE[0], GIANT]) == box_part("ap50_length", [TRUE[0]])
 
 
+SCALE = ("grade 1", "grade 2", "grade 3", "grade 4", "grade 5")
+
+
+def ordinal_reward(said: str, weights: Weights, truths: Sequence[str] = SCALE) -> float:
+    """The mean reward of saying the same of each step of the scale."""
+    task = find_task("ordinal")
+    samples = [make_sample("ordinal", choices=SCALE, answer=truth) for truth in truths]
+    paid_each = [grade(one, answer(said), task.templates[0], weights, **LIMITS).accuracy for one in samples]
+    return sum(paid_each) / len(paid_each)
+
+
+def test_the_middle_grade_said_of_all_earns_no_more_than_a_grade_that_is_one_off():
+    weights = {"correct": 1.0, "ordinal": 1.0, "format": 1.0}
+    middle = ordinal_reward("grade 3", weights)
+    assert middle == pytest.approx(0.2 + 0.7)
+    assert max(ordinal_reward(step, weights) for step in SCALE) == middle
+    right_every_other_time = (2.0 + 0.75) / 2
+    assert middle < right_every_other_time < 2.0
+    assert ordinal_reward("grade 3", {"correct": 1.0}) == pytest.approx(0.2), (
+        "exact match alone pays it chance"
+    )
+
+
+def test_several_grades_and_grades_off_the_scale_earn_their_format_alone():
+    weights = {"ordinal": 1.0, "format": 1.0}
+    for said in (
+        "grade 2 or grade 3",
+        "grade 1, grade 2, grade 3",
+        "grade 0",
+        "grade 9",
+        "3",
+        "grade",
+        "all",
+    ):
+        assert ordinal_reward(said, weights) == 0.0, said
+
+
+def bleu_reward(said: str, weights: Weights) -> Reward:
+    sample = make_sample("caption", question="Describe the glands with cribriform growth.")
+    return grade(sample, answer(said), find_task("caption").templates[0], weights, **LIMITS)
+
+
+def test_a_caption_is_rewarded_by_likeness_where_that_is_named():
+    weights = {"bleu4": 1.0, "format": 1.0}
+    truth = make_sample("caption").answer
+    assert bleu_reward(truth, weights).total == pytest.approx(2.0)
+    paid_by_words = {
+        said: bleu_reward(said, weights).accuracy
+        for said in (
+            "Describe the glands with cribriform growth.",  # the question
+            "in a in a in a in a",
+            "Glands with cribriform growth in a fibrous stroma. " * 5,
+            "",
+            " ".join(sorted(set(truth.split()))),
+        )
+    }
+    near = bleu_reward("Glands with cribriform growth in a stroma.", weights).accuracy
+    assert all(paid < near < 1.0 for paid in paid_by_words.values()), paid_by_words
+    assert paid_by_words[""] == 0.0
+
+
+@pytest.mark.parametrize("part", find_task("mask").rewards)
+def test_no_mask_reward_pays_guessing_with_its_format_more_than_half_of_the_right_boxes(part: str):
+    mask = find_task("mask")
+    template = mask.template("outline_pixels")
+    weights = {part: 1.0, "format": 1.0}
+    honest = paid(mask, answer([TRUE[0]]), weights, template).total
+    assert 1.4 < honest <= 1.5
+    assert paid(mask, answer(TRUE), weights, template).total > 1.9
+    guesses: dict[str, Any] = {
+        "none": [],
+        "giant": [GIANT],
+        "many giants": [GIANT] * 50,
+        "grid": GRID,
+        "small grid": [[x, y, x + 10, y + 10] for x in range(0, 200, 20) for y in range(0, 100, 10)],
+        "duplicates": [TRUE[0]] * 6,
+        "everything": [*TRUE, *GRID, GIANT],
+        "inside out": [[80, 60, 20, 10]],
+        "half planes": [[0, 0, WIDTH_PX // 2, HEIGHT_PX], [WIDTH_PX // 2, 0, WIDTH_PX, HEIGHT_PX]],
+    }
+    for name in (
+        "none",
+        "giant",
+        "many giants",
+        "grid",
+        "small grid",
+        "duplicates",
+        "everything",
+        "inside out",
+    ):
+        assert paid(mask, answer(guesses[name]), weights, template).total < honest, name
+    for name, boxes in guesses.items():
+        assert (
+            paid(mask, answer(boxes), weights, template).total
+            <= paid(mask, answer(TRUE), weights, template).total
+        ), name
+
+
+def test_masks_are_graded_by_the_segmenter_that_is_given():
+    mask = find_task("mask")
+
+    def draws_nothing(pixels: Any, prompts: Sequence[Any]) -> Any:
+        yield from (np.zeros(pixels.shape[:2], dtype=bool) for _ in prompts)
+
+    template = mask.template("outline_pixels")
+    for segment, is_paid in ((None, True), (draws_nothing, False), (fill_boxes, True)):
+        reward = grade(make_sample("mask"), answer(TRUE), template, {"dice": 1.0}, **LIMITS, segment=segment)
+        assert (reward.total > 0.5) is is_paid
+
+
+def test_no_segmenter_reaches_a_task_without_masks():
+    def unwanted(*arguments: Any) -> Any:
+        raise AssertionError("nothing here is drawn")
+
+    reward = grade(make_sample("boxes"), answer(TRUE), PIXELS, {"correct": 1.0}, **LIMITS, segment=unwanted)
+    assert reward.total == 1.0
+
+
+@rule_tasks
+def test_an_answer_that_reasons_at_length_beside_its_answer_earns_no_more_than_the_right_one(task: Task):
+    sample, template = make_sample(task.name), task.templates[0]
+    right = task.write(sample, task.truth(sample), template)
+    full = paid(task, answer(right), everything(task)).total
+    wrong = WRONG_ANSWERS[task.name][0]
+    for text in (
+        f"<think>{right}</think><answer>{wrong}</answer>",
+        f"<think>{right * 50}</think><answer>{wrong}</answer>",
+        f"<think>{wrong}</think><answer>{wrong} {right}</answer>",
+        f"<think>{wrong}</think><answer>{right} {wrong}</answer>",
+    ):
+        assert paid(task, text, everything(task)).total < full, text
+
+
 @rule_tasks
 def test_every_part_stays_in_its_range_on_random_garbage(task: Task):
     dice = random.Random(7)
@@ -203,7 +339,11 @@ def test_every_part_stays_in_its_range_on_random_garbage(task: Task):
         text = " ".join(dice.choices(pieces, k=dice.randrange(0, 14)))
         if number % 3:
             text = f"<think>{dice.choice(pieces)}</think><answer>{text}</answer>"
-        limits = {"num_tokens": dice.randrange(200), "max_tokens": 128, "cache": dice.randrange(1, 127)}
+        limits: dict[str, Any] = {
+            "num_tokens": dice.randrange(200),
+            "max_tokens": 128,
+            "cache": dice.randrange(1, 127),
+        }
         reward = grade(sample, text, dice.choice(task.templates), everything(task), **limits)
         length = reward.parts["length"]
         assert all(0.0 <= value <= 1.0 for name, value in reward.parts.items() if name != "length"), text
@@ -232,8 +372,10 @@ def test_random_boxes_keep_every_box_reward_in_range():
         ({"boxes": {"true_positives": 1.0}}, r"boxes\.true_positives: no part that can be rewarded"),
         ({"choice": {"ap50": 1.0}}, r"choice\.ap50: .* known: correct, format, length"),
         ({"default": {"ap50": 1.0}}, r"default\.ap50"),
-        ({"chioce": {"correct": 1.0}}, r"chioce: .* did you mean 'choice'"),
-        ({"caption": {"correct": 1.0}}, r"caption: no task with a rule"),
+        ({"chioce": {"correct": 1.0}}, r"chioce: no task that can be rewarded, did you mean 'choice'"),
+        ({"caption": {"correct": 1.0}}, r"caption\.correct: .* known: bleu4, format, length"),
+        ({"caption": {"format": 1.0}}, r"caption: nothing here says what is right; add one of bleu4"),
+        ({"default": {"bleu4": 1.0}}, r"default\.bleu4"),
         ({"choice": {"correct": -1.0}}, r"choice\.correct: a weight is positive"),
         ({"choice": {"correct": math.nan}}, r"choice\.correct: a weight is positive"),
         ({"choice": {"format": 1.0, "length": 1.0}}, r"choice: nothing here says what is right"),

@@ -18,7 +18,8 @@ from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
 from pathloom.train import loop, sft
 from pathloom.train.config import PretrainConfig, SftConfig
-from pathloom.train.loop import CHECKPOINTS, TRAINING_LOG, FollowEpoch, count_trainable, last_whole_checkpoint
+from pathloom.train.loop import CHECKPOINTS, TRAINING_LOG, FollowEpoch, last_whole_checkpoint
+from pathloom.train.parts import count_trainable
 from pathloom.train.rows import LeakError, Rows
 from pathloom.train.sft import run_sft
 
@@ -333,8 +334,8 @@ def test_every_parameter_belongs_to_one_part(model_folders, family):
     assert all(of["parameters"] > 0 for of in counts.values())
 
 
-def test_adapters_and_named_parts_exclude_each_other():
-    with pytest.raises(ValidationError, match="give lora or trainable, not both"):
+def test_beside_adapters_only_projectors_learn_whole():
+    with pytest.raises(ValidationError, match="language cannot learn whole beside LoRA"):
         config(lora={"r": 4}, trainable=["language"])
 
 

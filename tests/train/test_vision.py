@@ -25,7 +25,8 @@ from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples, write_samples
 from pathloom.train import sights, speaking
 from pathloom.train.config import VisionConfig
-from pathloom.train.loop import TRAINING_LOG, Progress, load_trainable, module_of
+from pathloom.train.loop import TRAINING_LOG, Progress, load_trainable
+from pathloom.train.parts import module_of
 from pathloom.train.rows import turned
 from pathloom.train.sights import (
     LEAST_COMMON,

@@ -25,6 +25,7 @@ from pathloom.models.embed import (
     Encoder,
     check_encoder,
     encoder_fingerprint,
+    encoder_kinds,
     encoder_stages,
     parse_encoder,
 )
@@ -66,7 +67,7 @@ class EmbedConfig(StageConfig):
         return tuple(dict.fromkeys((*self.samples, *encoder_stages(self.encoder))))
 
     def kinds_needed(self) -> dict[str, str]:
-        return dict.fromkeys(encoder_stages(self.encoder), "contrastive")
+        return encoder_kinds(self.encoder)
 
     def check(self) -> None:
         check_encoder(self.encoder, "image" if self.of == "image" else "text")

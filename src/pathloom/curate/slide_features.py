@@ -1,19 +1,42 @@
-"""Stage `embed_slides`: one vector a tile from a frozen encoder, kept with the tile's place. (Helper D owns this file.)"""
+"""Stage `embed_slides`: one vector a tile from a frozen encoder, kept with the tile's place.
 
-from collections.abc import Mapping
+What it leaves is described in slides/features.py. A killed run goes on at the slide where it stopped.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from pathloom.images import BadImage
 from pathloom.models.embed import (
     BATCH_SIZE,
+    Encoder,
     check_encoder,
     encoder_fingerprint,
+    encoder_kinds,
     encoder_stages,
     parse_encoder,
 )
-from pathloom.stage import StageConfig
+from pathloom.slides.features import (
+    FEATURES_FOLDER,
+    FeaturesAbout,
+    SlideAbout,
+    TileFeatures,
+    encoder_of,
+    write_about,
+    write_features,
+)
+from pathloom.slides.record import SlideRecord, read_records
+from pathloom.slides.record import read_tiles as read_places
+from pathloom.stage import FACTS_FILE, StageConfig, UserError, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image as PILImage
 
 
 class EmbedSlidesConfig(StageConfig):
@@ -35,9 +58,7 @@ class EmbedSlidesConfig(StageConfig):
         return tuple(dict.fromkeys((*self.samples, *encoder_stages(self.encoder))))
 
     def kinds_needed(self) -> dict[str, str]:
-        return dict.fromkeys(self.samples, "ingest") | dict.fromkeys(
-            encoder_stages(self.encoder), "contrastive"
-        )
+        return dict.fromkeys(self.samples, "ingest") | encoder_kinds(self.encoder)
 
     def check(self) -> None:
         check_encoder(self.encoder, "image")
@@ -51,4 +72,118 @@ class EmbedSlidesConfig(StageConfig):
 
 
 def run_embed_slides(config: EmbedSlidesConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
-    raise NotImplementedError
+    """Write each slide's features that are not there yet, then what lies there; gives counts for the manifest.
+
+    A slide that cannot be read is noted as missing, with the reason, and the others are done. Raises UserError where
+    none can, and for a slide that stands in two stages.
+    """
+    from tqdm import tqdm
+
+    from pathloom.models.embed import load_encoder
+
+    encoder = load_encoder(config.encoder, inputs)
+    found = _find(config, inputs)
+    (out / FEATURES_FOLDER).mkdir(parents=True, exist_ok=True)
+    missing: dict[str, str] = {}
+    with tqdm(
+        total=sum(one.record.num_tiles for one in found), desc=config.name, unit="tile", leave=False
+    ) as bar:
+        for one in found:
+            path = out / FEATURES_FOLDER / one.file
+            if encoder_of(path) == encoder.name:
+                bar.update(one.record.num_tiles)
+                continue
+            done = bar.n
+            try:
+                write_features(path, _encode(one, encoder, config.batch_size, bar), encoder.name)
+            except (
+                Exception
+            ) as error:  # the boundary of a slide: whatever is wrong with it, the others are done
+                missing[one.record.id] = _reason(error)
+                bar.update(done + one.record.num_tiles - bar.n)
+    if found and len(missing) == len(found):
+        slide, reason = next(iter(missing.items()))
+        raise UserError(f"{config.name}: no slide could be encoded; {slide}: {reason}")
+    about = _about(encoder, found, missing)
+    write_about(about, out)
+    counts: dict[str, Any] = {
+        "slides": len(about.slides),
+        "tiles": sum(slide.num_tiles for slide in about.slides.values()),
+        "dim": about.dim,
+        "encoder": about.encoder,
+        "missing": missing,
+    }
+    write_json([{"step": config.kind, **counts}], out / FACTS_FILE)
+    return counts
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A slide of an ingest stage, where its own folder is, and the name of the file of its features."""
+
+    record: SlideRecord
+    stage: Path
+    folder: Path
+    file: str
+
+
+def _find(config: EmbedSlidesConfig, inputs: Mapping[str, Path]) -> list[_Found]:
+    found: dict[str, _Found] = {}
+    for name in config.samples:
+        for record, folder in read_records(inputs[name]):
+            if record.id in found:
+                raise UserError(
+                    f"{config.name}.samples: the slide {record.id} stands in {found[record.id].stage} and in "
+                    f"{inputs[name]}; encode them by entries of their own"
+                )
+            prefix = "" if len(config.samples) == 1 else f"{name}."
+            found[record.id] = _Found(record, inputs[name], folder, f"{prefix}{folder.name}.safetensors")
+    if not found:
+        raise UserError(f"{config.name}.samples: {', '.join(config.samples)} hold no slide")
+    return list(found.values())
+
+
+def _encode(one: _Found, encoder: Encoder, batch_size: int, bar: Any) -> TileFeatures:
+    """Read and encode the tiles of one slide, in the grid's order. Raises BadImage for a file that has changed."""
+    from pathloom.slides.reader import open_slide
+    from pathloom.slides.tiles import read_tiles
+
+    record = one.record
+    places_l0 = read_places(one.folder)
+    # a path inside the stage is kept relative to it; joining leaves an absolute one as it is
+    with open_slide(one.stage / record.path, stated_mpp=record.mpp_l0, overrides_file=True) as slide:
+        if slide.size_l0 != (record.width_l0, record.height_l0):
+            raise BadImage(
+                "changed",
+                f"{slide.size_l0[0]}x{slide.size_l0[1]} px, but {record.width_l0}x{record.height_l0} at ingest",
+            )
+        tiles = read_tiles(slide, places_l0, mpp=record.mpp, size_px=record.size_px)
+        features = encoder.images(_pictures(tiles, bar), batch_size)
+    return TileFeatures(features.astype("float16"), places_l0.astype("int32"))
+
+
+def _pictures(tiles: "Iterable[NDArray[np.uint8]]", bar: Any) -> "Iterator[PILImage.Image]":
+    from PIL import Image as PILImage
+
+    for tile in tiles:
+        yield PILImage.fromarray(tile)
+        bar.update()
+
+
+def _reason(error: Exception) -> str:
+    reason = error.reason if isinstance(error, BadImage) else type(error).__name__
+    return f"{reason}: {str(error).splitlines()[0] if str(error) else reason}"
+
+
+def _about(encoder: Encoder, found: Sequence[_Found], missing: Mapping[str, str]) -> FeaturesAbout:
+    slides = {
+        one.record.id: SlideAbout(
+            file=one.file,
+            num_tiles=one.record.num_tiles,
+            mpp=one.record.mpp,
+            size_px=one.record.size_px,
+        )
+        for one in found
+        if one.record.id not in missing
+    }
+    return FeaturesAbout(encoder=encoder.name, dim=encoder.image_dim, slides=slides, missing=dict(missing))

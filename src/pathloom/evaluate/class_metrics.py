@@ -69,23 +69,6 @@ def balanced_accuracy(counts: Floats) -> Floats:
     return _ratio(np.where(occurs, recalls, 0.0).sum(axis=-1), occurs.sum(axis=-1))
 
 
-def weighted_kappa(counts: Floats) -> Floats:
-    """Quadratically weighted kappa of ordered classes (Cohen 1968, Psychological Bulletin 70, 213-220).
-
-    1 - sum(w O) / sum(w E) with w = (i - j)^2, O the observed counts and E those of independent answers with the same
-    margins. No answer counts as the class furthest from the truth (our own choice: silence must not pay). NaN where E
-    holds no disagreement: one class, always right.
-    """
-    num = counts.shape[-2]
-    order = np.arange(num)
-    furthest = np.where(2 * order < num - 1, num - 1, 0)
-    table = counts[..., :num] + counts[..., num:] * (furthest[:, None] == order)
-    weights = (order[:, None] - order) ** 2
-    expected = table.sum(axis=-1)[..., :, None] * table.sum(axis=-2)[..., None, :]
-    observed = (weights * table).sum(axis=(-2, -1)) * table.sum(axis=(-2, -1))
-    return 1.0 - _ratio(observed, (weights * expected).sum(axis=(-2, -1)))
-
-
 def constant_accuracy(counts: Floats) -> float:
     """Accuracy of the best constant answer: the share of the commonest class."""
     return float(counts.sum(axis=-1).max() / counts.sum())

@@ -6,7 +6,14 @@ from pydantic import Field, field_validator, model_validator
 
 from pathloom.benchmarks import find_benchmark
 from pathloom.masks import CLASSICAL
-from pathloom.models.embed import check_encoder, encoder_fingerprint, encoder_stages, parse_encoder
+from pathloom.models.embed import (
+    check_encoder,
+    encoder_fingerprint,
+    encoder_kinds,
+    encoder_stages,
+    parse_encoder,
+)
+from pathloom.models.segment import check_segmenter, segmenter_fingerprint
 from pathloom.schema import Record
 from pathloom.stage import ModelRef, StageConfig
 from pathloom.tasks import find_task
@@ -51,20 +58,31 @@ class EvaluateConfig(StageConfig):
     def kinds_needed(self) -> dict[str, str]:
         return dict.fromkeys(self.slides, "embed_slides")
 
+    def check(self) -> None:
+        check_segmenter(self.segmenter)
+
     def fingerprint(self) -> str:
-        """A changed benchmark row, task or model folder asks the questions anew."""
+        """A changed benchmark row, task, model or segmenter folder asks the questions anew."""
         rows = [find_benchmark(name) for name in self.benchmarks]
         versions = [(row.name, row.version, row.task, find_task(row.task).version) for row in rows]
-        return f"{versions} {self.model.fingerprint()}"
+        return f"{versions} {self.model.fingerprint()}{segmenter_fingerprint(self.segmenter)}"
 
 
 class ProbeConfig(StageConfig):
-    """Entry of a recipe: logistic regression on the features of a pretrained encoder, on the same split."""
+    """Entry of a recipe: logistic regression on the features of a pretrained encoder, on the same split.
+
+    Of a slide it sees the mean over the features of its tiles, which `slides` name.
+    """
 
     version: ClassVar[int] = 2
+    added_later: ClassVar[tuple[str, ...]] = ("slides",)
 
     kind: Literal["probe"]
     samples: tuple[str, ...] = Field(min_length=1)
+    slides: tuple[str, ...] = Field(
+        default=(),
+        description="stages `embed_slides` that hold the slides' features, in the place of `encoder`",
+    )
     benchmark: str
     encoder: str = Field(
         default="efficientnet_lite0", description="of pictures, as models/embed.py names them"
@@ -82,17 +100,26 @@ class ProbeConfig(StageConfig):
     def _encoder_is_known(cls, name: str) -> str:
         return parse_encoder(name).text
 
+    @model_validator(mode="after")
+    def _one_kind_of_features(self) -> "ProbeConfig":
+        if self.slides and "encoder" in self.model_fields_set:
+            raise ValueError("encoder: the features of `slides` were made by theirs; remove one of the two")
+        return self
+
     def needs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.samples, *encoder_stages(self.encoder))))
+        return tuple(dict.fromkeys((*self.samples, *(self.slides or encoder_stages(self.encoder)))))
 
     def kinds_needed(self) -> dict[str, str]:
-        return dict.fromkeys(encoder_stages(self.encoder), "contrastive")
+        if self.slides:
+            return dict.fromkeys(self.slides, "embed_slides")
+        return encoder_kinds(self.encoder)
 
     def check(self) -> None:
-        check_encoder(self.encoder, "image")
+        if not self.slides:
+            check_encoder(self.encoder, "image")
 
     def fingerprint(self) -> str:
-        return encoder_fingerprint(self.encoder)
+        return "" if self.slides else encoder_fingerprint(self.encoder)
 
 
 class Forgetting(Record):
@@ -104,10 +131,21 @@ class Forgetting(Record):
     replayed: str = Field(description="measured after the same training with replay")
 
 
+class DataSetTable(Record):
+    """One table with a row for each data set, as papers print their results."""
+
+    title: str = "Data sets"
+    columns: dict[str, tuple[str, ...]] = Field(
+        min_length=1,
+        description="name -> stages or names of `repeats`, each of which measured some of the data sets",
+    )
+
+
 class ReportConfig(StageConfig):
     """Entry of a recipe: one page over what the named stages measured, in this order."""
 
     version: ClassVar[int] = 3
+    added_later: ClassVar[tuple[str, ...]] = ("data_sets",)
 
     kind: Literal["report"]
     title: str = ""
@@ -122,6 +160,7 @@ class ReportConfig(StageConfig):
         default={}, description="name -> benchmarks whose primary metrics are averaged, as a general skill"
     )
     forgetting: tuple[Forgetting, ...] = ()
+    data_sets: DataSetTable | None = None
     num_examples: int = Field(default=12, ge=0, description="for each stage and benchmark")
     notes: tuple[str, ...] = ()
 
@@ -144,6 +183,17 @@ class ReportConfig(StageConfig):
                 if side not in (*self.stages, *self.repeats):
                     raise ValueError(
                         f"forgetting: {side} is neither among the report's stages nor in repeats"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _data_sets_are_of_what_is_shown(self) -> "ReportConfig":
+        columns = self.data_sets.columns if self.data_sets else {}
+        for column, sides in columns.items():
+            for side in sides:
+                if side not in (*self.stages, *self.repeats):
+                    raise ValueError(
+                        f"data_sets.columns.{column}: {side} is neither among the report's stages nor in repeats"
                     )
         return self
 

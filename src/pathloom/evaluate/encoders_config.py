@@ -11,6 +11,7 @@ from pathloom.models.embed import (
     Kind,
     check_encoder,
     encoder_fingerprint,
+    encoder_kinds,
     encoder_stages,
     parse_encoder,
 )
@@ -62,7 +63,7 @@ class EncodersConfig(StageConfig):
         return tuple(dict.fromkeys((*named, *encoder_stages(*self.encoders.values()))))
 
     def kinds_needed(self) -> dict[str, str]:
-        return dict.fromkeys(encoder_stages(*self.encoders.values()), "contrastive")
+        return encoder_kinds(*self.encoders.values())
 
     def check(self) -> None:
         for text in self.encoders.values():

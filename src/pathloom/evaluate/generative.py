@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,25 @@ from pathloom.benchmarks import Benchmark, find_benchmark
 from pathloom.card import ModelCard
 from pathloom.evaluate.config import EvaluateConfig
 from pathloom.evaluate.measure import Prediction, write_measurements
-from pathloom.evaluate.select import NO_CONTROL, apply_control, held_out
-from pathloom.images import load_pixels
+from pathloom.evaluate.report_records import Board
+from pathloom.evaluate.routing import keep_board, routing_board
+from pathloom.evaluate.select import (
+    NO_CONTROL,
+    SHUFFLED_ROUTES,
+    apply_control,
+    held_out,
+    is_held_out,
+    wrong_route,
+)
+from pathloom.masks import Segmenter
+from pathloom.models.experts import routed
+from pathloom.models.experts_config import Route, route_of
 from pathloom.models.load import default_device, load_card, load_model
+from pathloom.models.segment import load_segmenter
+from pathloom.models.slide import give_shelf
+from pathloom.models.slide_ticket import picture_loader
 from pathloom.schema import FOLD_PREFIX, Sample
+from pathloom.slides.features import Shelf, lacks_features, open_shelf
 from pathloom.stage import UserError, read_jsonl
 from pathloom.store import read_samples
 from pathloom.tasks import find_task
@@ -32,16 +47,21 @@ PREDICTIONS = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Request:
-    """One question to put: the Sample as it is graded and as the control asks it."""
+    """One question to put: the Sample as it is graded and as the control asks it, and the route that is told."""
 
     benchmark: Benchmark
     control: str
     sample: Sample
     asked: Sample
+    told: Route | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:
         return (self.benchmark.name, self.control, self.sample.id)
+
+    @property
+    def route(self) -> Route:
+        return self.told or route_of(self.asked)
 
     def prompt(self, style: Style) -> Prompt:
         task = find_task(self.benchmark.task)
@@ -51,10 +71,14 @@ class Request:
 def run_evaluate(config: EvaluateConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
     """Answer, grade and measure; writes predictions.jsonl and metrics.json, returns counts for the manifest."""
     samples = [sample for name in config.samples for sample in read_samples(inputs[name])]
-    requests = _requests(config, samples)
+    shelf = open_shelf(config.slides, inputs)
+    usable = [sample for sample in samples if not _cannot_be_asked(config, sample, shelf)]
+    requests = _requests(config, usable)
     done = _repair(out / PREDICTIONS)
     parts = _by_fold(config.model.locate(inputs), requests)
     notes = _contract_notes(parts)
+    if len(usable) < len(samples):
+        notes["without_slide_features"] = len(samples) - len(usable)
     with tqdm(total=len(requests), initial=len(done), desc=config.name, unit="answer", leave=False) as bar:
         for folder, part in parts:
             missing = [request for request in part if request.key not in done]
@@ -62,8 +86,11 @@ def run_evaluate(config: EvaluateConfig, inputs: Mapping[str, Path], out: Path) 
                 continue
             card = load_card(folder)
             model, processor = load_model(folder)
+            if shelf is not None:
+                give_shelf(model, shelf)
             model.to(default_device()).eval()
             style: Style = config.style or (card.style if card else "cot")
+            keep_board(_routing(config, model, processor, part, style, folder), out)
             for batch in _batches(missing, config.batch_size):
                 texts = generate(model, processor, batch, style, config.max_new_tokens)
                 _append(
@@ -75,9 +102,16 @@ def run_evaluate(config: EvaluateConfig, inputs: Mapping[str, Path], out: Path) 
         (row["benchmark"], row["control"], row["sample_id"]): row["completion"]
         for row in read_jsonl(out / PREDICTIONS)
     }
-    predictions = [_grade(request, completions[request.key]) for request in requests]
+    segment = _segmenter(config)
+    predictions = [_grade(request, completions[request.key], segment) for request in requests]
     write_measurements(config.name, predictions, out, num_resamples=config.num_resamples, seed=config.seed)
     return {"answers": len(requests), "unparsed": sum(p.score.answer is None for p in predictions), **notes}
+
+
+def _cannot_be_asked(config: EvaluateConfig, sample: Sample, shelf: Shelf | None) -> bool:
+    """Whether a held-out Sample of the benchmarks is about a slide that could not be encoded. Raises UserError."""
+    asked = is_held_out(sample) and any(find_benchmark(name).asks(sample) for name in config.benchmarks)
+    return asked and lacks_features(sample, shelf, config.name)
 
 
 def _requests(config: EvaluateConfig, samples: Sequence[Sample]) -> list[Request]:
@@ -106,7 +140,23 @@ def _requests(config: EvaluateConfig, samples: Sequence[Sample]) -> list[Request
             for asked in apply_control(chosen, control, config.seed):
                 graded = asked if control == "shuffled_options" else original[asked.id]
                 requests.append(Request(benchmark, control, graded, asked))
-    return requests
+    return _with_wrong_routes(config, requests)
+
+
+def _with_wrong_routes(config: EvaluateConfig, requests: Sequence[Request]) -> list[Request]:
+    """The requests, those of the control `shuffled_routes` with the route of another row of this entry."""
+    routes = Counter(request.route for request in requests if request.control == NO_CONTROL)
+    if SHUFFLED_ROUTES in config.controls and len(routes) < 2:
+        raise UserError(
+            f"{config.name}.controls: shuffled_routes needs benchmarks of two scales or tasks in one entry; all rows "
+            f"are {next(iter(routes))}"
+        )
+    return [
+        replace(request, told=wrong_route(request.sample, routes, config.seed))
+        if request.control == SHUFFLED_ROUTES
+        else request
+        for request in requests
+    ]
 
 
 def _by_fold(location: str, requests: Sequence[Request]) -> list[tuple[str, list[Request]]]:
@@ -154,7 +204,8 @@ def _is_outside(card: ModelCard, request: Request) -> bool:
     if card.mpp_range is None:
         return False
     low, high = card.mpp_range
-    return any(image.mpp is not None and not low <= image.mpp <= high for image in request.asked.images)
+    pictures = [image for image in request.asked.images if image.slide is None]
+    return any(image.mpp is not None and not low <= image.mpp <= high for image in pictures)
 
 
 def _batches(requests: Sequence[Request], batch_size: int) -> Iterator[list[Request]]:
@@ -178,9 +229,21 @@ def generate(
     model: Any, processor: Any, requests: Sequence[Request], style: Style, max_new_tokens: int
 ) -> list[str]:
     """Greedy completions of a batch, without the prompt and without special tokens."""
+    batch = _encode(model, processor, requests, style)
+    with routed(model, [request.route for request in requests]):
+        tokens = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
+    return [
+        text.strip()
+        for text in processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    ]
+
+
+def _encode(model: Any, processor: Any, requests: Sequence[Request], style: Style) -> Any:
+    """The model's inputs for a batch, padded on the left."""
     texts = [render_text(processor, request.prompt(style)) for request in requests]
-    pictures = [[load_pixels(image) for image in request.asked.images] for request in requests]
-    batch = processor(
+    load = picture_loader(model, processor)
+    pictures = [[load(image) for image in request.asked.images] for request in requests]
+    return processor(
         text=texts,
         images=pictures if any(pictures) else None,
         padding=True,
@@ -188,11 +251,21 @@ def generate(
         return_tensors="pt",
         add_special_tokens=False,
     ).to(model.device)
-    tokens = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
-    return [
-        text.strip()
-        for text in processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    ]
+
+
+def _routing(
+    config: EvaluateConfig, model: Any, processor: Any, part: Sequence[Request], style: Style, folder: str
+) -> Board | None:
+    """Who answers what in a mixture of experts; asked before the answers, so that a killed run has it too."""
+    asked: dict[Route, list[Request]] = {}
+    for request in part:
+        if request.control == NO_CONTROL:
+            asked.setdefault(request.route, []).append(request)
+    fold = Path(folder).name
+    title = f"Routing of {config.name}" + (f", {fold}" if fold.startswith(FOLD_PREFIX) else "")
+    return routing_board(
+        config.name, model, asked, lambda some: _encode(model, processor, some, style), title=title
+    )
 
 
 def render_text(processor: Any, prompt: Prompt) -> str:
@@ -205,9 +278,15 @@ def _row(request: Request, completion: str) -> dict[str, str]:
     return {"benchmark": benchmark, "control": control, "sample_id": sample_id, "completion": completion}
 
 
-def _grade(request: Request, completion: str) -> Prediction:
+def _segmenter(config: EvaluateConfig) -> Segmenter | None:
+    """What draws the masks; None where no benchmark is graded by any."""
+    draws = any(find_task(find_benchmark(name).task).grade_drawn for name in config.benchmarks)
+    return load_segmenter(config.segmenter) if draws else None
+
+
+def _grade(request: Request, completion: str, segment: Segmenter | None) -> Prediction:
     task = find_task(request.benchmark.task)
-    score = task.score(request.sample, completion, request.benchmark.pinned_template())
+    score = task.score(request.sample, completion, request.benchmark.pinned_template(), segment=segment)
     return Prediction(request.benchmark.name, request.control, request.sample, completion, score)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pathloom.benchmarks import Benchmark, find_benchmark
-from pathloom.evaluate.metrics import Interval, Scored, agreement, confusion, measure
-from pathloom.evaluate.report_records import Confusion, Row
+from pathloom.evaluate.metrics import Interval, Scored, agreement, confusion, measure, share_reasoning
+from pathloom.evaluate.report_records import SHARE_REASONING, Confusion, Row
 from pathloom.evaluate.select import NO_CONTROL
-from pathloom.evaluate.tallies import MACRO_ACCURACY, chance
+from pathloom.evaluate.tallies import FURTHER_CHANCES, MACRO_ACCURACY, chance
 from pathloom.schema import Sample
 from pathloom.stage import UserError, read_jsonl, write_json, write_jsonl
 from pathloom.tasks import find_task
@@ -62,7 +62,7 @@ def write_measurements(
 
 def _has_classes(benchmark: Benchmark) -> bool:
     """Whether all of its answers are of one kind: those about several dimensions make no table of confusion."""
-    return benchmark.task in ("choice", "label") and benchmark.primary_metric != MACRO_ACCURACY
+    return benchmark.task in ("choice", "label", "ordinal") and benchmark.primary_metric != MACRO_ACCURACY
 
 
 def _rows(
@@ -74,7 +74,9 @@ def _rows(
     num_resamples: int,
     seed: int,
 ) -> list[Row]:
-    """The primary metric first, then the others, the agreement of reasoning and answer, and the task's by stratum."""
+    """The primary metric first, then the others, how many reason and whether that agrees with the answer, and the
+    task's own by stratum.
+    """
     task, primary = find_task(benchmark.task), benchmark.primary_metric
     scored = [one.scored for one in part]
     draws: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed}
@@ -94,15 +96,18 @@ def _rows(
             primary=metric == primary,
         )
 
-    by_chance = chance(task, [one.sample for one in part], primary)
+    asked = [one.sample for one in part]
+    with_chance = {primary, *(FURTHER_CHANCES if control == NO_CONTROL else ())}
     rows = [
-        row(metric, interval, len(part), by_chance if metric == primary else None)
+        row(metric, interval, len(part), chance(task, asked, metric) if metric in with_chance else None)
         for metric, interval in measure(task, scored, metric=primary, **draws).items()
     ]
+    completions = [one.completion for one in part]
+    rows.append(row(SHARE_REASONING, share_reasoning(scored, completions, **draws), len(part)))
     if control != NO_CONTROL:
         return rows
-    if any(reasoning_of(one.completion) for one in part):
-        agreeing = agreement(task, scored, [one.completion for one in part], **draws)
+    if any(map(reasoning_of, completions)):
+        agreeing = agreement(task, scored, completions, **draws)
         rows += [row(metric, interval, len(part)) for metric, interval in agreeing.items()]
     for stratum, members in _strata(scored):
         interval = measure(task, members, **draws)[task.metric]

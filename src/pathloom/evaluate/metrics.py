@@ -20,7 +20,8 @@ import numpy as np
 
 from pathloom.evaluate.reasoning import finding_vocabulary, named_finding
 from pathloom.evaluate.tallies import Floats, Scored, class_order, mean_tally, tallies
-from pathloom.tasks.parsing import normalise, reasoning_of
+from pathloom.tasks.ordinal import ORDINAL
+from pathloom.tasks.parsing import has_reasoning, normalise, reasoning_of
 from pathloom.tasks.task import Task
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "named_finding",
     "resampled_sums",
     "resampling_unit",
+    "share_reasoning",
 ]
 
 CELLS_AT_ONCE = 2_000_000
@@ -147,14 +149,16 @@ def compare_runs(
 
 
 def confusion(scored: Sequence[Scored]) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
-    """Labels in order and counts [truth][predicted] of choice or label answers; the last column is "no answer".
+    """Labels in order and counts [truth][predicted] of answers by name; the last column is "no answer".
 
-    Labels are the texts that occur as truth or answer, in the order of `class_order`; a row stands for each.
+    Labels are the texts that occur as truth or answer, in the order of `class_order`; a row stands for each. Those of
+    one ordered scale are its steps.
     """
     texts = (
         str(text) for one in scored for text in (one.sample.answer, one.score.answer) if text is not None
     )
-    labels = class_order(texts)
+    scales = {one.sample.choices for one in scored if one.sample.task == ORDINAL.name}
+    labels = list(scales.pop()) if len(scales) == 1 else class_order(texts)
     order = {normalise(label): place for place, label in enumerate(labels)}
     counts = [[0] * (len(order) + 1) for _ in order]
     for one in scored:
@@ -162,6 +166,19 @@ def confusion(scored: Sequence[Scored]) -> tuple[tuple[str, ...], tuple[tuple[in
         column = len(order) if answer is None else order[normalise(str(answer))]
         counts[order[normalise(one.sample.answer)]][column] += 1
     return tuple(labels), tuple(map(tuple, counts))
+
+
+def share_reasoning(
+    scored: Sequence[Scored], completions: Sequence[str], *, seed: int = 0, num_resamples: int = 2000
+) -> Interval:
+    """The share of the completions that reason in a think block before they answer, in the order of `scored`.
+
+    Reinforcement reports the same of its rollouts: SFT on answers alone teaches none, the prompt and the format reward
+    call for it.
+    """
+    tally = mean_tally([float(has_reasoning(completion)) for completion in completions])
+    drawn = resampled_sums(scored, tally.components, seed=seed, num_resamples=num_resamples)
+    return interval_of(tally.value, tally.combine(drawn))
 
 
 def agreement(

@@ -33,6 +33,7 @@ from pathloom.evaluate.report_drawing import (
 )
 from pathloom.evaluate.report_records import (
     CONTROLS,
+    SHARE_REASONING,
     Board,
     Cell,
     Comparison,
@@ -46,14 +47,18 @@ from pathloom.evaluate.report_records import (
 __all__ = ["Comparison", "Confusion", "Curve", "Example", "Report", "Row", "main_rows", "write_report"]
 
 IMAGES_EMBEDDED_MAX = 120
+PARSE_RATE = "parse_rate"
+BESIDE = (PARSE_RATE, SHARE_REASONING)
+"""Rows that are columns of the main table."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the main table: the model itself or one control, with the parse rate of the same answers."""
+    """A row of the main table: the model itself or one control, and of the same answers how many parse and reason."""
 
     row: Row
     parse_rate: float | None
+    reasoning: float | None
     change: float | None
     verdict: str
 
@@ -102,7 +107,7 @@ def main_rows(report: Report) -> list[Row]:
     covered = {key[:2] for key in named}
     for row in report.rows:
         # A benchmark whose primary metric nobody marked still belongs on the page: its first one stands in.
-        if (row.benchmark, row.task) not in covered and row.metric != "parse_rate":
+        if (row.benchmark, row.task) not in covered and row.metric not in BESIDE:
             named.add((row.benchmark, row.task, row.metric))
             covered.add((row.benchmark, row.task))
     return [row for row in report.rows if (row.benchmark, row.task, row.metric) in named]
@@ -110,10 +115,10 @@ def main_rows(report: Report) -> list[Row]:
 
 def _groups(report: Report) -> list[Group]:
     stages = list(dict.fromkeys(row.stage for row in report.rows))
-    parsed = {
-        (row.stage, row.benchmark, row.task, row.control): row.value
+    beside = {
+        (row.stage, row.benchmark, row.task, row.control, row.metric): row.value
         for row in report.rows
-        if row.metric == "parse_rate"
+        if row.metric in BESIDE
     }
     grouped: dict[tuple[str, str, str], list[Row]] = {}
     for row in main_rows(report):
@@ -125,7 +130,8 @@ def _groups(report: Report) -> list[Group]:
         lines = tuple(
             Line(
                 row,
-                parsed.get((row.stage, benchmark, task, row.control)),
+                beside.get((row.stage, benchmark, task, row.control, PARSE_RATE)),
+                beside.get((row.stage, benchmark, task, row.control, SHARE_REASONING)),
                 row.value - own[row.stage] if row.control != "none" and row.stage in own else None,
                 _verdict(row),
             )
@@ -198,6 +204,18 @@ def _example_images(examples: Sequence[Example]) -> tuple[Embedded, list[list[st
     return embedded, shown
 
 
+def _outlines(examples: Sequence[Example]) -> dict[bytes, tuple[str, str]]:
+    """Outlines -> (digest, data URI): our own PNGs, embedded as they are, for re-encoding loses what is clear."""
+    return {
+        png: (
+            hashlib.sha256(png).hexdigest()[:16],
+            "data:image/png;base64," + base64.b64encode(png).decode("ascii"),
+        )
+        for png in (example.outlines_png for example in examples)
+        if png
+    }
+
+
 def _html(report: Report) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
@@ -231,10 +249,14 @@ def _html(report: Report) -> str:
         draw_boxes=draw_boxes,
         images=images,
         written_images=_written_images(report),
+        outlines=_outlines(report.examples),
         shown=shown,
         siblings=siblings,
         finite=math.isfinite,
     )
+
+
+_BYTES = ("images_png", "image_png", "outlines_png")
 
 
 def _plain(value: Any) -> Any:
@@ -242,7 +264,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6) + 0.0 if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if key not in ("images_png", "image_png")}
+        return {key: _plain(item) for key, item in value.items() if key not in _BYTES}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -274,7 +296,10 @@ def _markdown(report: Report) -> str:
     if first or not (report.data or report.boards):
         parts += ["Intervals are 95 % bootstrap intervals clustered by group.\n", "## Results\n"]
         parts.append(
-            _table((*heads, "parse rate", "n"), (cells(line.row, number(line.parse_rate)) for line in first))
+            _table(
+                (*heads, "parse rate", "reasons", "n"),
+                (cells(line.row, number(line.parse_rate), number(line.reasoning)) for line in first),
+            )
         )
     if rest:
         parts += ["## Other metrics\n", _table((*heads, "n"), (cells(row) for row in rest))]

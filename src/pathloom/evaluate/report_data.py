@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pathloom.evaluate.report_pictures import Thumbnails, find_thumbnails, shown_png
 from pathloom.evaluate.report_records import DataStage, Table, Written
-from pathloom.images import BadImage, encode_png, load_pixels
+from pathloom.images import BadImage, decode, encode_png
 from pathloom.schema import Sample
 from pathloom.stage import FACTS_FILE, MANIFEST_FILE
 from pathloom.store import read_samples
@@ -23,6 +24,7 @@ def data_stage(name: str, folder: Path, num_examples: int) -> DataStage:
     kept: Counter[str] = Counter()
     for split_and_task, count in counts["by_split_and_task"].items():
         kept[split_and_task.partition("/")[2]] += count
+    thumbnails = find_thumbnails([folder])
     facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
     return DataStage(
         stage=name,
@@ -30,7 +32,7 @@ def data_stage(name: str, folder: Path, num_examples: int) -> DataStage:
         kept=dict(kept),
         drops=counts["drops"],
         tables=tuple(table for fact in facts for table in _tables(fact)),
-        written=tuple(_written(sample) for sample in _spread(folder, kept, num_examples)),
+        written=tuple(_written(sample, thumbnails) for sample in _spread(folder, kept, num_examples)),
     )
 
 
@@ -97,7 +99,7 @@ def _spread(folder: Path, kept: Counter[str], num_examples: int) -> Iterator[Sam
         seen[sample.task] += 1
 
 
-def _written(sample: Sample) -> Written:
+def _written(sample: Sample, thumbnails: Thumbnails) -> Written:
     labels = (sample.subfield, sample.organ, sample.level)
     # other events tell who labelled or reviewed it
     written_by = [event.model for event in sample.history if event.step == "reason"]
@@ -106,7 +108,7 @@ def _written(sample: Sample) -> Written:
         task=sample.task,
         labels=", ".join(filter(None, labels)),
         by=", ".join(dict.fromkeys(filter(None, written_by))),
-        image_png=_small_png(sample),
+        image_png=_small_png(sample, thumbnails),
         context=sample.context,
         earlier=tuple((turn.question, turn.answer) for turn in sample.earlier),
         question=sample.question,
@@ -116,11 +118,12 @@ def _written(sample: Sample) -> Written:
     )
 
 
-def _small_png(sample: Sample) -> bytes | None:
+def _small_png(sample: Sample, thumbnails: Thumbnails) -> bytes | None:
     if not sample.images:
         return None
     try:
-        pixels = load_pixels(sample.images[0])
+        png = shown_png(sample.images[0], thumbnails)
+        pixels = decode(png, sample.id)
     except BadImage:
         return None
     pixels.thumbnail((_SHOWN_PX, _SHOWN_PX))

@@ -10,12 +10,16 @@ from pathloom.evaluate.metrics import Difference
 
 CONTROLS = ("none", "no_image", "wrong_image", "shuffled_options", "shuffled_routes")
 
+SHARE_REASONING = "share_reasoning"
+"""The metric that a row of every benchmark and control has: the share of answers with reasoning before them."""
+
 # JSON has no NaN: a number that could not be computed is written as null and read back as NaN.
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 # Where None is the honest word for "makes no sense here", NaN means the same.
 Known = Annotated[float | None, BeforeValidator(lambda value: None if value != value else value)]
 ControlName = Annotated[str, Field(pattern=f"^({'|'.join(CONTROLS)})$")]
 Box = tuple[float, float, float, float]
+Point = tuple[float, float]
 
 
 class _Model(BaseModel):
@@ -96,7 +100,9 @@ class Confusion(_Model):
 
 
 class Example(_Model):
-    """One answered sample; boxes are (x0, y0, x1, y1) in pixels of the first image, width_px by height_px."""
+    """One answered sample; boxes are (x0, y0, x1, y1) and points (x, y) in pixels of the first image, width_px by
+    height_px. A slide is shown by a thumbnail; `outlines_png` are the true masks' outlines on nothing, over the image.
+    """
 
     sample_id: str
     stage: str
@@ -104,10 +110,13 @@ class Example(_Model):
     task: str
     control: ControlName
     images_png: tuple[bytes, ...] = ()
+    outlines_png: bytes = b""
+    is_slide: bool = False
     width_px: int = Field(gt=0)
     height_px: int = Field(gt=0)
     true_boxes_px: tuple[Box, ...]
     predicted_boxes_px: tuple[Box, ...]
+    predicted_points_px: tuple[Point, ...] = ()
     question: str
     options: tuple[str, ...]
     reasoning: str
@@ -214,6 +223,9 @@ class Board(_Model):
     digits: int = Field(default=3, ge=0)
     notes: tuple[str, ...] = ()
     plots: tuple[BoxPlot, ...] = ()
+    columns_compared: int = Field(
+        default=0, ge=0, description="first columns that stand side by side; 0: the rows do"
+    )
 
     @model_validator(mode="after")
     def _one_cell_a_column(self) -> "Board":
@@ -225,17 +237,21 @@ class Board(_Model):
         return self
 
     def best(self) -> frozenset[tuple[int, int]]:
-        """(row, column) of each column's highest measured value as it is shown; none where one row alone has one."""
-        found = set()
-        for at in range(len(self.columns)):
-            values = {
-                place: round(cell.value, self.digits)
-                for place, row in enumerate(self.rows)
-                if row.origin == "measured" and (cell := row.cells[at]) and math.isfinite(cell.value)
-            }
-            if len(values) > 1:
-                found |= {(place, at) for place, value in values.items() if value == max(values.values())}
-        return frozenset(found)
+        """(row, column) of the highest measured values as they are shown: of each column or, where columns stand side
+        by side, of each row; none where there is one value alone.
+        """
+        among: dict[int, dict[tuple[int, int], float]] = {}
+        for place, row in enumerate(self.rows):
+            for at, cell in enumerate(row.cells[: self.columns_compared or None]):
+                if row.origin == "measured" and cell and math.isfinite(cell.value):
+                    values = among.setdefault(place if self.columns_compared else at, {})
+                    values[place, at] = round(cell.value, self.digits)
+        return frozenset(
+            place
+            for values in among.values()
+            for place, value in values.items()
+            if len(values) > 1 and value == max(values.values())
+        )
 
 
 class Measured(_Model):

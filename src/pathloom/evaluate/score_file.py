@@ -69,6 +69,11 @@ def score_file(
     Raises ValueError that names file, line, key and cure, and OSError for a file that cannot be read or written.
     """
     task = find_task(task_name)
+    if task.grade_drawn is not None:
+        raise ValueError(
+            f"task {task_name} is graded by masks drawn in the picture, and a file of outputs holds none; score its "
+            "boxes as task boxes"
+        )
     if parse not in ("tagged", "free"):
         raise ValueError(f"parse is {parse!r}; it must be 'tagged' or 'free'")
     template = next(template for template in task.templates if template.frame == "px")

@@ -37,10 +37,10 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One stage, or the runs that count as one: each benchmark of a suite, and which Samples were asked."""
+    """One stage, or the runs that count as one: its benchmarks, and which Samples each of them asked, by id."""
 
     of: Mapping[str, Drawn]
-    asked: tuple[tuple[str, ...], ...]
+    asked: Mapping[str, tuple[str, ...]]
 
     @property
     def mean(self) -> Drawn:
@@ -49,7 +49,13 @@ class Side:
 
     @property
     def num_samples(self) -> int:
-        return sum(map(len, self.asked))
+        return sum(map(len, self.asked.values()))
+
+    def only(self, benchmarks: Sequence[str]) -> "Side":
+        """The same of these benchmarks alone, in their order."""
+        return Side(
+            {name: self.of[name] for name in benchmarks}, {name: self.asked[name] for name in benchmarks}
+        )
 
 
 def boards_of_suites(
@@ -82,24 +88,30 @@ def _sides(
     """Every stage, and every set of repeats, that measured all of the benchmarks, in the report's order."""
     runs = {stage: (stage,) for stage in config.stages} | dict(config.repeats)
     return {
-        name: _side(benchmarks, [answered[stage] for stage in stages])
+        name: draw_side(benchmarks, {one: [answered[stage] for stage in stages] for one in benchmarks})
         for name, stages in runs.items()
         if all(set(benchmarks) <= answered.get(stage, {}).keys() for stage in stages)
     }
 
 
-def _side(benchmarks: Sequence[str], runs: Sequence[Answered]) -> Side:
+def draw_side(benchmarks: Sequence[str], runs: Mapping[str, Sequence[Answered]]) -> Side:
+    """What the `runs` of each benchmark reach as their mean; of `benchmarks`, those without runs are left out.
+
+    Sides that are drawn of the same `benchmarks` are paired. Raises UserError for runs that answered different Samples.
+    """
     drawn: dict[str, Drawn] = {}
-    asked: list[tuple[str, ...]] = []
+    asked: dict[str, tuple[str, ...]] = {}
     for seed, name in enumerate(benchmarks):
+        if name not in runs:
+            continue
         # one order and one seed for all stages: the same groups are drawn, so differences are paired
-        in_order = [sorted(run[name], key=lambda one: one.sample.id) for run in runs]
+        in_order = [sorted(run[name], key=lambda one: one.sample.id) for run in runs[name]]
         drawn[name] = _mean([_draw(name, run, seed) for run in in_order])
         ids = {tuple(one.sample.id for one in run) for run in in_order}
         if len(ids) > 1:
             raise UserError(f"repeats: runs that count as one answered different Samples of {name}")
-        asked += ids
-    return Side(drawn, tuple(asked))
+        asked[name] = ids.pop()
+    return Side(drawn, asked)
 
 
 def _draw(name: str, scored: Sequence[Scored], seed: int) -> Drawn:
@@ -126,7 +138,7 @@ def _board(config: ReportConfig, name: str, benchmarks: Sequence[str], sides: Ma
                 name=name_of_side(side, config),
                 origin="measured",
                 source=f"{found.num_samples:,} answers" + (" each" if side in config.repeats else ""),
-                cells=tuple(map(_cell, (found.mean, *found.of.values()))),
+                cells=tuple(map(cell_of, (found.mean, *found.of.values()))),
             )
             for side, found in sides.items()
         ),
@@ -141,7 +153,7 @@ def _comparisons(config: ReportConfig, name: str, sides: Mapping[str, Side]) -> 
     for before, after in combinations([side for side in sides if side not in repeated], 2):
         if sides[before].asked != sides[after].asked:
             continue  # asked of other Samples: not a pair
-        found = _difference(sides[before], sides[after])
+        found = difference(sides[before], sides[after])
         comparisons.append(
             Comparison.of(
                 name_of_side(before, config),
@@ -154,7 +166,8 @@ def _comparisons(config: ReportConfig, name: str, sides: Mapping[str, Side]) -> 
     return comparisons
 
 
-def _difference(before: Side, after: Side) -> Difference:
+def difference(before: Side, after: Side) -> Difference:
+    """The paired difference of the means, after minus before; both answered the same Samples."""
     drawn = after.mean.minus(before.mean)
     interval = drawn.interval
     p_value = bootstrap_p(drawn.resampled[np.isfinite(drawn.resampled)])
@@ -191,7 +204,7 @@ def _forgotten(config: ReportConfig, wanted: Forgetting, sides: Mapping[str, Sid
                 name=name_of_side(wanted.before, config),
                 origin="measured",
                 source=f"then {wanted.without} without replay, {wanted.replayed} with it",
-                cells=tuple(map(_cell, (lost, kept, remains))),
+                cells=tuple(map(cell_of, (lost, kept, remains))),
             ),
         ),
         notes=(
@@ -206,7 +219,10 @@ def _forgotten(config: ReportConfig, wanted: Forgetting, sides: Mapping[str, Sid
     )
 
 
-def _cell(drawn: Drawn) -> Cell:
+def cell_of(drawn: Drawn | None) -> Cell | None:
+    """A number with its interval; None for what was not measured."""
+    if drawn is None:
+        return None
     interval = drawn.interval
     return Cell(value=interval.value, low=interval.low, high=interval.high)
 

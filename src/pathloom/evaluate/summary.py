@@ -11,15 +11,16 @@ from typing import Any
 from pathloom.benchmarks import find_benchmark
 from pathloom.evaluate.breakdowns import boards_of_parts
 from pathloom.evaluate.config import ReportConfig
+from pathloom.evaluate.data_sets import board_of_data_sets
 from pathloom.evaluate.measure import METRICS, SCORES, Prediction, read_predictions
 from pathloom.evaluate.metrics import Scored, compare, compare_runs
 from pathloom.evaluate.report import Comparison, Confusion, Curve, Example, Report, Row, write_report
 from pathloom.evaluate.report_data import data_stage
 from pathloom.evaluate.report_drawing import format_fixed
-from pathloom.evaluate.report_records import BOARDS_FILE, Board, Measured
+from pathloom.evaluate.report_pictures import Thumbnails, find_thumbnails, outlines_png, shown_png
+from pathloom.evaluate.report_records import BOARDS_FILE, SHARE_REASONING, Board, Measured
 from pathloom.evaluate.select import NO_CONTROL
 from pathloom.evaluate.suites import boards_of_suites, name_of_side
-from pathloom.images import encode_png, load_pixels
 from pathloom.schema import FOLD_PREFIX, Sample
 from pathloom.stage import FACTS_FILE, MANIFEST_FILE, UserError, read_jsonl
 from pathloom.store import read_samples
@@ -28,6 +29,8 @@ from pathloom.tasks.parsing import reasoning_of
 
 COMPARISONS_IN_TERMINAL = 24
 TRAINING_LOG = "training.jsonl"
+PLACES = {"boxes": "boxes", "mask": "masks"}
+"""Tasks that are answered by places, and what their truth is."""
 CURVES = (
     "loss",
     "token_accuracy",
@@ -36,6 +39,7 @@ CURVES = (
     "groups_generated",
     "entropy",
     "answer_tokens",
+    "share_reasoning",
     "logit_scale",
 )
 
@@ -60,9 +64,12 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
         rows += [Row.model_validate(row) for row in metrics["rows"]]
         confusions += [Confusion.model_validate(confusion) for confusion in metrics["confusions"]]
         predictions[name] = read_predictions(inputs[name], samples)
-    suites, of_suites = boards_of_suites(
-        config, {name: _by_benchmark(predictions[name]) for name in measured}
-    )
+    thumbnails = find_thumbnails(inputs[name] for name in config.samples)
+    scored = {name: _by_benchmark(predictions[name]) for name in measured}
+    suites, of_suites = boards_of_suites(config, scored)
+    if config.data_sets is not None:
+        table, of_columns = board_of_data_sets(config, scored, rows)
+        suites, of_suites = [table, *suites], [*of_columns, *of_suites]
     report = Report(
         recipe=out.name,
         title=config.title or config.name,
@@ -85,7 +92,7 @@ def run_report(config: ReportConfig, inputs: Mapping[str, Path], out: Path) -> d
         examples=tuple(
             example
             for name in measured
-            for example in _examples(name, predictions[name], config.num_examples)
+            for example in _examples(name, predictions[name], config.num_examples, thumbnails)
         ),
         seconds={name: _manifest(folder)["seconds"] for name, folder in inputs.items()},
         notes=(*config.notes, *_notes(inputs)),
@@ -201,7 +208,9 @@ def _curves(stage: str, folder: Path) -> list[Curve]:
     return curves
 
 
-def _examples(stage: str, predictions: Sequence[Prediction], num_examples: int) -> list[Example]:
+def _examples(
+    stage: str, predictions: Sequence[Prediction], num_examples: int, thumbnails: Thumbnails
+) -> list[Example]:
     """Spread over each benchmark's Samples, so right and wrong answers show in their true proportion."""
     examples = []
     of_benchmark: dict[str, list[Prediction]] = {}
@@ -210,33 +219,38 @@ def _examples(stage: str, predictions: Sequence[Prediction], num_examples: int) 
             of_benchmark.setdefault(prediction.benchmark, []).append(prediction)
     for part in of_benchmark.values():
         count = min(num_examples, len(part))
-        examples += [_example(stage, part[index * len(part) // count]) for index in range(count)]
+        chosen = [part[index * len(part) // count] for index in range(count)]
+        examples += [_example(stage, one, thumbnails) for one in chosen]
     return examples
 
 
-def _example(stage: str, prediction: Prediction) -> Example:
+def _example(stage: str, prediction: Prediction, thumbnails: Thumbnails) -> Example:
     sample, score = prediction.sample, prediction.score
-    is_boxes = sample.task == "boxes"
-    predicted = score.answer if isinstance(score.answer, tuple) else ()
-    width_px, height_px = (sample.images[0].width_px, sample.images[0].height_px) if sample.images else (1, 1)
+    has_places = sample.task in PLACES
+    places = score.answer if isinstance(score.answer, tuple) else ()
+    boxes = tuple(place for place in places if len(place) == 4)
+    points = tuple(place for place in places if len(place) == 2)
+    size_px = (sample.images[0].width_px, sample.images[0].height_px) if sample.images else (1, 1)
+    said = f"{len(points)} points" if points else f"{len(boxes)} boxes"
     return Example(
         sample_id=sample.id,
         stage=stage,
         benchmark=prediction.benchmark,
         task=sample.task,
         control=prediction.control,
-        images_png=tuple(encode_png(load_pixels(image)) for image in sample.images),
-        width_px=width_px,
-        height_px=height_px,
-        true_boxes_px=tuple(region.box_px for region in sample.regions) if is_boxes else (),
-        predicted_boxes_px=predicted,
+        images_png=tuple(shown_png(image, thumbnails) for image in sample.images),
+        outlines_png=outlines_png(sample.regions, size_px) if sample.task == "mask" else b"",
+        is_slide=sample.scale == "slide",
+        width_px=size_px[0],
+        height_px=size_px[1],
+        true_boxes_px=tuple(region.box_px for region in sample.regions) if sample.task == "boxes" else (),
+        predicted_boxes_px=boxes,
+        predicted_points_px=points,
         question=sample.question,
         options=sample.choices,
         reasoning=reasoning_of(prediction.completion),
-        answer=None
-        if score.answer is None
-        else (f"{len(predicted)} boxes" if is_boxes else str(score.answer)),
-        truth=f"{len(sample.regions)} boxes" if is_boxes else sample.answer,
+        answer=None if score.answer is None else said if has_places else str(score.answer),
+        truth=f"{len(sample.regions)} {PLACES[sample.task]}" if has_places else sample.answer,
         correct=score.correct,
         completion=prediction.completion,
     )
@@ -284,12 +298,18 @@ def _rows_as_text(rows: Sequence[Row]) -> str:
         for name in ("stage", "benchmark", "control", "metric")
     }
     heads = "  ".join(name.ljust(width) for name, width in wide.items())
-    lines = [f"{heads}   value  95 % interval  chance     n"]
+    lines = [f"{heads}   value  95 % interval  chance  reasons     n"]
+    reasons = {
+        (row.stage, row.benchmark, row.control): row.value for row in rows if row.metric == SHARE_REASONING
+    }
     for row in rows:
         if row.primary:
             names = "  ".join(getattr(row, name).ljust(width) for name, width in wide.items())
             chance = "     -" if row.chance is None else f"{row.chance:6.3f}"
-            lines.append(f"{names}  {row.value:6.3f}  {row.low:.3f} - {row.high:.3f}  {chance}  {row.n:4d}")
+            share = reasons.get((row.stage, row.benchmark, row.control))
+            reasoning = "      -" if share is None else f"{share:7.3f}"
+            interval = f"{row.low:.3f} - {row.high:.3f}"
+            lines.append(f"{names}  {row.value:6.3f}  {interval}  {chance}  {reasoning}  {row.n:4d}")
     return "\n".join(lines)
 
 
@@ -311,7 +331,7 @@ def _comparisons_as_text(comparisons: Sequence[Comparison]) -> str:
 
 
 def _board_as_text(board: Board) -> str:
-    """The rows measured here, * at the best of a column; intervals and published rows are left to the page."""
+    """The rows measured here, * at the best of what stands side by side; the page has intervals and published rows."""
     best = board.best()
     table = [[board.of, *(f"{column} " for column in board.columns)]]
     for place, row in enumerate(board.rows):
@@ -331,5 +351,5 @@ def _board_as_text(board: Board) -> str:
     ]
     num_published = len(board.rows) + 1 - len(table)
     published = f"; {num_published} published rows stand on the page" if num_published else ""
-    marked = " (* highest of its column)" if best else ""
+    marked = f" (* highest of its {'row' if board.columns_compared else 'column'})" if best else ""
     return "\n".join([f"{board.title}{marked}{published}", *lines])

@@ -1,16 +1,19 @@
 """Metrics as sums over Samples followed by a formula, so that a resample only weights the sums of the groups."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathloom.benchmarks import DIMENSION
+from pathloom.evaluate.kappa import weighted_kappa
 from pathloom.phantom.cytology import BETHESDA
 from pathloom.schema import Sample
+from pathloom.tasks.bleu import BLEU4, best_constant_bleu4
 from pathloom.tasks.label import LABEL
+from pathloom.tasks.ordinal import ORDINAL_CREDIT, best_constant_credit, place_on_scale
 from pathloom.tasks.parsing import normalise
 from pathloom.tasks.task import Score, Task
 
@@ -18,6 +21,14 @@ Floats = NDArray[np.float64]
 
 MACRO_ACCURACY = "macro_accuracy"
 BALANCED_ACCURACY = "balanced_accuracy"
+QUADRATIC_KAPPA = "quadratic_kappa"
+
+FURTHER_CHANCES: Mapping[str, Callable[[Sequence[Sample]], float]] = {
+    ORDINAL_CREDIT: best_constant_credit,
+    QUADRATIC_KAPPA: lambda samples: 0.0,
+    BLEU4: lambda samples: best_constant_bleu4([sample.answer for sample in samples]),
+}
+"""Metrics beside the primary one that mean little without what the best constant answer reaches in them."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +75,18 @@ def tallies(task: Task, scored: Sequence[Scored], metric: str = "") -> dict[str,
         further |= _OF_CHOICES[metric](scored)
     first = metric or task.metric
     found = {first: further.pop(first), "parse_rate": parsed, **further}
-    if task.name == "label":
+    if task.name in ("label", "ordinal"):
         found["accuracy"] = correct
     return found
 
 
 def chance(task: Task, samples: Sequence[Sample], metric: str) -> float:
-    """The value of `metric` that the best constant answer reaches, to each dimension apart where there are such."""
+    """The value of `metric` that the best constant answer reaches, to each dimension apart where there are such.
+
+    `metric` is what a benchmark is reported by, or one of FURTHER_CHANCES.
+    """
+    if metric in FURTHER_CHANCES:
+        return FURTHER_CHANCES[metric](samples)
     if metric == MACRO_ACCURACY:
         by_dimension: dict[str, list[Sample]] = {}
         for sample in samples:
@@ -130,7 +146,34 @@ def _count_tallies(scored: Sequence[Scored]) -> dict[str, Tally]:
 
 
 def _short_answer_tallies(scored: Sequence[Scored]) -> dict[str, Tally]:
-    return {"token_f1": _mean_of_part(scored, "token_f1")}
+    return {"token_f1": _mean_of_part(scored, "token_f1"), **_caption_tallies(scored)}
+
+
+def _caption_tallies(scored: Sequence[Scored]) -> dict[str, Tally]:
+    return {BLEU4: _mean_of_part(scored, BLEU4)}
+
+
+def _ordinal_tallies(scored: Sequence[Scored]) -> dict[str, Tally]:
+    """Those of labels, the mean ordinal credit, and Cohen's kappa with quadratic weights (Cohen 1968).
+
+    The kappa is of Samples with scales of one length; its components are the counts [truth, answer], one column more
+    for no answer.
+    """
+    found = {**_label_tallies(scored), ORDINAL_CREDIT: _mean_of_part(scored, ORDINAL_CREDIT)}
+    lengths = {len(one.sample.choices) for one in scored}
+    if len(lengths) > 1:
+        return found
+    shape = (*lengths, lengths.pop() + 1)
+    cells = np.zeros((len(scored), *shape))
+    for row, one in enumerate(scored):
+        answer = one.score.answer
+        column = -1 if answer is None else place_on_scale(one.sample, str(answer))
+        cells[row, place_on_scale(one.sample, one.sample.answer), column] = 1.0
+
+    def kappa(sums: Floats) -> Floats:
+        return weighted_kappa(sums.reshape(*sums.shape[:-1], *shape))
+
+    return {**found, QUADRATIC_KAPPA: Tally(cells.reshape(len(scored), -1), kappa)}
 
 
 def _boxes_tallies(scored: Sequence[Scored]) -> dict[str, Tally]:
@@ -158,6 +201,12 @@ def _boxes_tallies(scored: Sequence[Scored]) -> dict[str, Tally]:
         "ap50": _mean_of_part(scored, "ap50"),
         "mean_iou": _mean_of_part(scored, "mean_iou"),
     }
+
+
+def _mask_tallies(scored: Sequence[Scored]) -> dict[str, Tally]:
+    """Means over pictures of the parts that the task `mask` grades, beside its Dice."""
+    parts = ("iou", "precision", "recall", "dice_union", "dice_box", "iou_box")
+    return {part: _mean_of_part(scored, part) for part in parts}
 
 
 def _label_tallies(scored: Sequence[Scored]) -> dict[str, Tally]:
@@ -213,8 +262,13 @@ def _class_tallies(scored: Sequence[Scored]) -> dict[str, Tally]:
 
 _FURTHER: dict[str, Callable[[Sequence[Scored]], dict[str, Tally]]] = {
     "boxes": _boxes_tallies,
+    "caption": _caption_tallies,
     "count": _count_tallies,
+    "dialogue": _caption_tallies,
     "label": _label_tallies,
+    "mask": _mask_tallies,
+    "ordinal": _ordinal_tallies,
+    "report": _caption_tallies,
     "short_answer": _short_answer_tallies,
 }
 

@@ -25,7 +25,6 @@ from pathloom.evaluate.class_metrics import (
     constant_accuracy,
     constant_balanced_accuracy,
     measure_sets,
-    weighted_kappa,
 )
 from pathloom.evaluate.class_prompts import ClassPrompts, nearest, read_prompts
 from pathloom.evaluate.encoders import (
@@ -40,6 +39,7 @@ from pathloom.evaluate.encoders import (
     write_measured,
 )
 from pathloom.evaluate.encoders_config import ZeroShotConfig, ZeroShotSet
+from pathloom.evaluate.kappa import weighted_kappa
 from pathloom.evaluate.measure import SCORES
 from pathloom.evaluate.metrics import Floats, Interval, Scored, compare, resampling_unit
 from pathloom.evaluate.published import DIGITS, MEAN, published_notes, published_zero_shot

@@ -52,7 +52,7 @@ def read_voc(folder: Path) -> list[Marked]:
 
 
 def _read_voc_file(path: Path) -> Marked:
-    root = _parse_xml(path)
+    root = parse_xml(path, "annotation", MAX_XML_BYTES)
     if isinstance(root, Fault):
         return Marked(path.name, (path.stem,), fault=root)
     # Only the last part: files were often marked in a folder of another machine.
@@ -72,14 +72,12 @@ def _read_voc_file(path: Path) -> Marked:
     )
 
 
-def _parse_xml(path: Path) -> ET.Element | Fault:
-    """The root of a VOC file. A document type is refused: its entities can make a small file fill the memory."""
+def parse_xml(path: Path, tag: str, max_bytes: int) -> ET.Element | Fault:
+    """The root <tag> of a file. A document type is refused: its entities can make a small file fill the memory."""
     try:
         size_bytes = path.stat().st_size
-        if size_bytes > MAX_XML_BYTES:
-            return Fault(
-                "too_many_bytes", f"{path}: {size_bytes} bytes, at most {MAX_XML_BYTES} of XML are read"
-            )
+        if size_bytes > max_bytes:
+            return Fault("too_many_bytes", f"{path}: {size_bytes} bytes, at most {max_bytes} of XML are read")
         data = path.read_bytes()
         # Without NUL bytes it is no UTF-16, in which the parser would see words that the search does not. Other
         # encodings that the parser knows write these words as ASCII does.
@@ -90,8 +88,8 @@ def _parse_xml(path: Path) -> ET.Element | Fault:
         root = ET.fromstring(data)
     except (OSError, ET.ParseError, ValueError, LookupError) as error:  # the last two: unknown encodings
         return Fault("unreadable_xml", f"{path}: {error}")
-    if root.tag != "annotation":
-        return Fault("unreadable_xml", f"{path}: <{root.tag}> is not Pascal VOC's <annotation>")
+    if root.tag != tag:
+        return Fault("unreadable_xml", f"{path}: <{root.tag}> is not the <{tag}> that is needed")
     return root
 
 

@@ -20,12 +20,13 @@ from pathloom.ingest.box_files import Fault
 from pathloom.ingest.boxes import match_pictures
 from pathloom.ingest.cell_detector import CELL_FACTOR, NUCLEUS_UM, cell_around, find_nuclei
 from pathloom.ingest.cells_files import read_boxes
-from pathloom.ingest.cells_tiles import Anchor, PictureField, choose_anchors, cut_tile
+from pathloom.ingest.cells_tiles import Anchor, PictureField, SlideField, choose_anchors, cut_tile
 from pathloom.ingest.cells_tiles import Field as AnyField
 from pathloom.ingest.pictures import PicturesConfig, size_and_time
-from pathloom.ingest.slide_regions import SlideField, find_slides, need_openslide, slide_size_and_time
 from pathloom.ingest.source import Source, fingerprint
 from pathloom.schema import Box, Drop, Event, Image, Origin, Region, Sample
+from pathloom.slides.find import find_slides, slide_size_and_time
+from pathloom.slides.reader import need_slides_extra
 from pathloom.stage import UserError
 
 STEP = "ingest.cells"
@@ -72,9 +73,7 @@ class CellsConfig(PicturesConfig):
     detector: Literal["nuclei"] | None = Field(
         default=None, description="finds cells in fields without boxes"
     )
-    slides: bool = Field(
-        default=False, description="`images` holds slides, read by OpenSlide (extra `slides`)"
-    )
+    slides: bool = Field(default=False, description="`images` holds slides (extra `slides`)")
     tile_um: float | None = Field(default=None, gt=0, description="side of a tile in micrometres; needs mpp")
     tile_px: int | None = Field(default=None, ge=16, description="side of a tile in pixels of the field")
     out_px: int | None = Field(default=None, ge=16, le=4096, description="side of the tile as it is kept")
@@ -134,7 +133,7 @@ class CellsConfig(PicturesConfig):
 
     def check(self) -> None:
         if self.slides:
-            need_openslide()
+            need_slides_extra()
         self.plan()
 
     def fingerprint(self) -> str:

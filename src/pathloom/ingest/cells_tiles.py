@@ -5,7 +5,9 @@ off its middle. Only where the field is smaller than the tile it is filled with 
 """
 
 import math
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image as PILImage
 from pathloom.ingest.anchor import mark_anchor
 from pathloom.ingest.box_files import Fault
 from pathloom.schema import Box
+from pathloom.slides.reader import best_level, open_levels, read_region
 
 SAME_CELL_IOU = 0.7
 """Boxes that overlap at least so much are one cell that was marked twice. Our own choice."""
@@ -44,6 +47,24 @@ class PictureField:
 
     def crop(self, left: int, top: int, width: int, height: int, shrink: float) -> PILImage.Image:
         return self._pixels.crop((left, top, left + width, top + height))
+
+
+class SlideField:
+    """An open slide, which need not say its resolution: sizes and places in pixels of its level 0."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BadImage with the reader's reason."""
+        self._path, self._levels = path, open_levels(path)
+        weakref.finalize(self, self._levels.close)  # a cache lets go of fields without closing them
+        self.size_px = self._levels.level_sizes_px[0]
+        self.mpp = self._levels.mpp_xy and sum(self._levels.mpp_xy) / 2
+
+    def crop(self, left: int, top: int, width: int, height: int, shrink: float) -> PILImage.Image:
+        """From the level nearest above `shrink` (level-0 pixels by wanted ones); it may be smaller. Raises BadImage."""
+        level = best_level(self._levels.level_downsamples, shrink)
+        by = self._levels.level_downsamples[level]
+        size_px = (max(1, round(width / by)), max(1, round(height / by)))
+        return PILImage.fromarray(read_region(self._path, self._levels, (left, top), level, size_px))
 
 
 def choose_anchors(

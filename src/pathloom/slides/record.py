@@ -1,7 +1,8 @@
 """What `ingest slides` leaves of each slide, and where the stages after it find it.
 
     STAGE/slides/NAME/slide.json      a SlideRecord; written last, so a slide that has one is done
-    STAGE/slides/NAME/tiles.parquet   a row for each tile of the grid: x_l0, y_l0, tissue in [0, 1], drop ("" or a reason)
+    STAGE/slides/NAME/tiles.parquet   a row for each tile: x_l0, y_l0, tissue in [0, 1], drop ("" or a reason)
+    STAGE/slides/NAME/outcome.json    a row of the table; of a slide that is refused, its reason
     STAGE/slides/NAME/...             thumbnail, overlay, GeoJSON
 
 NAME is the slide's name with all signs but letters, digits, "-", "_" and "." replaced, and a hash where that is needed.

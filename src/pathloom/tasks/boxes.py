@@ -29,15 +29,15 @@ def _truth(sample: Sample) -> tuple[Box, ...]:
     return tuple(region.box_px for region in sample.regions)
 
 
-def _scale(sample: Sample, template: Template) -> tuple[float, float]:
-    """Pixels per unit of the prompt's frame, along x and y."""
+def pixels_per_unit(sample: Sample, template: Template) -> tuple[float, float]:
+    """Of the prompt's frame, along x and y."""
     if template.frame == "px" or not sample.images:
         return 1.0, 1.0
     return sample.images[0].width_px / 1000, sample.images[0].height_px / 1000
 
 
 def _write(sample: Sample, answer: Answer, template: Template) -> str:
-    scale_x, scale_y = _scale(sample, template)
+    scale_x, scale_y = pixels_per_unit(sample, template)
     scales = (scale_x, scale_y, scale_x, scale_y)
     boxes = [
         _whole_numbers([edge / scale for edge, scale in zip(box, scales, strict=True)])
@@ -56,14 +56,14 @@ def _whole_numbers(box: Sequence[float]) -> list[int]:
 
 
 def _read(sample: Sample, text: str, template: Template) -> tuple[Box, ...] | None:
-    found = _read_lists(text)
+    found = read_rows(text, "bbox_2d", 4)
     for pattern in (_BBOX, _REGION):
         found = _read_tags(text, pattern) if found is None else found
     return None if found is None else _to_pixels(sample, found, template)
 
 
-def _read_lists(text: str) -> list[list[float]] | None:
-    """Form one or four, as JSON; None when the text is not exactly that."""
+def read_rows(text: str, key: str, length: int) -> list[list[float]] | None:
+    """A JSON list of rows of `length` numbers, or of objects with such a row as `key`; None when it is not that."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -72,8 +72,8 @@ def _read_lists(text: str) -> list[list[float]] | None:
         return None
     rows: list[list[float]] = []
     for entry in value:
-        row = entry.get("bbox_2d") if isinstance(entry, dict) else entry
-        if not (isinstance(row, list) and len(row) == 4 and all(type(x) in (int, float) for x in row)):
+        row = entry.get(key) if isinstance(entry, dict) else entry
+        if not (isinstance(row, list) and len(row) == length and all(type(x) in (int, float) for x in row)):
             return None
         rows.append(row)
     return rows
@@ -94,7 +94,7 @@ def _to_pixels(sample: Sample, rows: Sequence[Sequence[float]], template: Templa
     """
     if len(rows) > MAX_BOXES:
         return None
-    scale_x, scale_y = _scale(sample, template)
+    scale_x, scale_y = pixels_per_unit(sample, template)
     limit_x = sample.images[0].width_px if sample.images else math.inf
     limit_y = sample.images[0].height_px if sample.images else math.inf
     boxes: list[Box] = []
@@ -123,7 +123,10 @@ def _read_free(sample: Sample, text: str, template: Template) -> tuple[Box, ...]
 def _boxes(answer: Answer) -> tuple[Box, ...]:
     if not isinstance(answer, tuple):
         raise TypeError(f"boxes are a tuple, not {type(answer).__name__}")
-    return answer
+    boxes = tuple(place for place in answer if len(place) == 4)
+    if len(boxes) < len(answer):
+        raise TypeError(f"boxes are four numbers each, not {answer!r}")
+    return boxes
 
 
 def iou(a: Box, b: Box) -> float:
@@ -212,8 +215,8 @@ def _grade(sample: Sample, answer: Answer) -> Mapping[str, float]:
     }
 
 
-def _chance(samples: Sequence[Sample]) -> float:
-    """Pooled F1 of the better constant box: the whole picture or the mean of all true boxes, relative to it."""
+def constant_boxes(samples: Sequence[Sample]) -> list[list[float]]:
+    """The whole picture and the mean of all true boxes, relative to the picture; none where there are no boxes."""
     relative = [
         (box[0] / image.width_px, box[1] / image.height_px, box[2] / image.width_px, box[3] / image.height_px)
         for sample in samples
@@ -221,10 +224,15 @@ def _chance(samples: Sequence[Sample]) -> float:
         for box in _truth(sample)
     ]
     if not relative:
-        return 0.0
+        return []
     mean = [sum(box[k] for box in relative) / len(relative) for k in range(4)]
+    return [[0.0, 0.0, 1.0, 1.0], mean]
+
+
+def _chance(samples: Sequence[Sample]) -> float:
+    """Pooled F1 of the better of the `constant_boxes`."""
     best = 0.0
-    for x1, y1, x2, y2 in ([0.0, 0.0, 1.0, 1.0], mean):
+    for x1, y1, x2, y2 in constant_boxes(samples):
         hits = both = 0.0
         for sample in samples:
             width_px, height_px = sample.images[0].width_px, sample.images[0].height_px

@@ -1,11 +1,13 @@
 """Captions: describe the picture. No rule decides whether a caption is right, so `checkable` is False.
 
-The number reported, token F1 against the reference, says how alike the words are and nothing about truth.
+The numbers reported, token F1 and BLEU-4 against the reference, say how alike the words are and nothing about truth. A
+recipe may reward BLEU-4 all the same by naming it; what a constant caption earns stands beside it in the report.
 """
 
 from collections.abc import Mapping, Sequence
 
 from pathloom.schema import Sample
+from pathloom.tasks.bleu import BLEU4, bleu4
 from pathloom.tasks.parsing import normalise
 from pathloom.tasks.short_answer import token_overlap
 from pathloom.tasks.task import Answer, Task, Template
@@ -27,7 +29,7 @@ def _read(sample: Sample, text: str, template: Template) -> str | None:
 
 def _grade(sample: Sample, answer: Answer) -> Mapping[str, float]:
     overlap = token_overlap(str(answer), sample.answer)
-    return {"correct": overlap["token_f1"], **overlap}
+    return {"correct": overlap["token_f1"], **overlap, BLEU4: bleu4(str(answer), sample.answer)}
 
 
 def _chance(samples: Sequence[Sample]) -> float:
@@ -35,7 +37,7 @@ def _chance(samples: Sequence[Sample]) -> float:
     candidates = [sample.answer for sample in samples[:50]]
     return max(
         (
-            sum(_grade(sample, caption)["correct"] for sample in samples) / len(samples)
+            sum(token_overlap(caption, sample.answer)["token_f1"] for sample in samples) / len(samples)
             for caption in candidates
         ),
         default=0.0,
@@ -44,7 +46,7 @@ def _chance(samples: Sequence[Sample]) -> float:
 
 CAPTION = Task(
     name="caption",
-    version=2,
+    version=3,
     metric="token_f1",
     templates=(
         Template("describe", "{question}\nDescribe the image."),
@@ -60,4 +62,5 @@ CAPTION = Task(
     grade=_grade,
     chance=_chance,
     checkable=False,
+    rewards=(BLEU4,),
 )

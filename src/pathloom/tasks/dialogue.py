@@ -1,6 +1,6 @@
 """Conversations: the last of several questions, asked after the turns in `Sample.earlier`. No rule decides.
 
-The number reported, token F1 of the last answer against the reference, says nothing about truth.
+Measured and, where a recipe names BLEU-4, rewarded as captions are, by the last answer.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ from pathloom.tasks.task import Template
 DIALOGUE = replace(
     CAPTION,
     name="dialogue",
-    version=1,
+    version=2,
     templates=(
         Template("plain", "{question}"),
         Template("image", "{question}\nAnswer from the image."),

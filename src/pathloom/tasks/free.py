@@ -139,9 +139,17 @@ def free_boxes(text: str) -> list[list[float]] | None:
     four numbers in whatever frame the completion uses. A box that is cut off or misspelt is left out, `[]` says
     that there are none, and None means that nothing was said about boxes.
     """
+    return _free_rows(text, _BOXES)
 
+
+def free_points(text: str) -> list[list[float]] | None:
+    """All points written as [x,y], by the rules of `free_boxes`; rows hold two numbers."""
+    return _free_rows(text, _POINTS)
+
+
+def _free_rows(text: str, patterns: Sequence[re.Pattern[str]]) -> list[list[float]] | None:
     def state(value: str) -> list[list[float]] | None:
-        for pattern in _BOXES:
+        for pattern in patterns:
             rows = [[float(number) for number in row] for row in pattern.findall(value)]
             if rows:
                 return rows
@@ -358,4 +366,5 @@ _BOXES = (
     re.compile(r"<region>\s{0,8}" + r"\s{1,8}".join([_EDGE] * 4) + r"\s{0,8}</region>", re.ASCII),
     re.compile(r"\[\s{0,8}" + r"\s{0,8},\s{0,8}".join([_EDGE] * 4) + r"\s{0,8}\]", re.ASCII),
 )
+_POINTS = (re.compile(rf"\[\s{{0,8}}{_EDGE}\s{{0,8}},\s{{0,8}}{_EDGE}\s{{0,8}}\]", re.ASCII),)
 _NO_BOXES = re.compile(r"\[\s{0,8}\]")

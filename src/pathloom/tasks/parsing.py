@@ -46,6 +46,12 @@ def is_well_formed(completion: str) -> bool:
     return _WELL_FORMED.fullmatch(completion) is not None
 
 
+def has_reasoning(completion: str) -> bool:
+    """Whether a think block with something in it stands before the one answer block."""
+    blocks = split_completion(completion)
+    return bool(blocks and blocks.reasoning)
+
+
 def reasoning_of(completion: str) -> str:
     """What the model wrote before its answer, tags removed: the text in which a named finding is looked for."""
     before = completion.partition(_ANSWER_OPEN)[0]

@@ -1,9 +1,10 @@
-"""Short open answers with a fixed wording: exact match after normalising; token precision, recall and F1 as parts."""
+"""Short open answers with a fixed wording: exact match after normalising; token overlap and BLEU-4 as parts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pathloom.schema import Sample
+from pathloom.tasks.bleu import BLEU4, bleu4
 from pathloom.tasks.free import free_text
 from pathloom.tasks.parsing import normalise
 from pathloom.tasks.task import Answer, Task, Template, most_frequent_share
@@ -46,7 +47,11 @@ def _read_free(sample: Sample, text: str, template: Template) -> str | None:
 
 def _grade(sample: Sample, answer: Answer) -> Mapping[str, float]:
     correct = float(normalise(str(answer)) == normalise(sample.answer))
-    return {"correct": correct, **token_overlap(str(answer), sample.answer)}
+    return {
+        "correct": correct,
+        **token_overlap(str(answer), sample.answer),
+        BLEU4: bleu4(str(answer), sample.answer),
+    }
 
 
 def _chance(samples: Sequence[Sample]) -> float:
@@ -55,7 +60,7 @@ def _chance(samples: Sequence[Sample]) -> float:
 
 SHORT_ANSWER = Task(
     name="short_answer",
-    version=1,
+    version=2,
     metric="accuracy",
     templates=(
         Template("short", "{question}\nAnswer in a few words."),
@@ -68,4 +73,5 @@ SHORT_ANSWER = Task(
     read_free=_read_free,
     grade=_grade,
     chance=_chance,
+    rewards=("correct", BLEU4),
 )

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pathloom.masks import Point, Segmenter
 from pathloom.schema import Box, Sample
 from pathloom.tasks.parsing import split_completion
 
-Answer = str | int | tuple[Box, ...]
+Answer = str | int | tuple[Box, ...] | tuple[Point, ...]
 Frame = Literal["px", "norm1000"]
 """px: pixels of the stored picture. norm1000: thousandths of its width and height (Qwen3-VL's convention)."""
 
@@ -35,13 +36,14 @@ class Template:
     """One wording of the user turn. `text` has the fields {question} and, where wanted, {options} or {labels}.
 
     {options} are lettered, one a line; {labels} stand in a row. `frame` is what box coordinates are counted in;
-    `option_as` is how a choice is answered.
+    `option_as` is how a choice is answered, `place_as` how a place.
     """
 
     name: str
     text: str
     frame: Frame = "px"
     option_as: Literal["letter", "words"] = "letter"
+    place_as: Literal["box", "point"] = "box"
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,11 @@ class Task:
     read_free(sample, text, template)  the lenient parser for models never taught tags: whole completion -> answer
     grade(sample, answer)            named parts of the Score, "correct" among them
     chance(samples)                  value of `metric` that the best constant answer reaches
-    checkable                        whether a rule decides; otherwise a judge must, and reinforcement refuses it
+    checkable                        whether a rule decides; otherwise a judge must, and reinforcement refuses it unless
+                                     the recipe names one of `rewards`
     rewards                          parts of the Score that may be rewarded: in [0, 1], larger is better
     any_order                        whether `choices` are a set: training asks them in a new order each time
+    grade_drawn(sample, answer, segment)  `grade` by the masks that `segment` draws from the answer; None: draws none
     """
 
     name: str
@@ -106,6 +110,7 @@ class Task:
     checkable: bool = True
     rewards: tuple[str, ...] = ("correct",)
     any_order: bool = False
+    grade_drawn: Callable[[Sample, Answer, Segmenter], Mapping[str, float]] | None = None
 
     def template(self, name: str) -> Template:
         """The template called `name`. Raises ValueError that lists the known ones."""
@@ -137,14 +142,28 @@ class Task:
         blocks = split_completion(completion)
         return None if blocks is None else self.read(sample, blocks.answer, template)
 
-    def score(self, sample: Sample, completion: str, template: Template, *, free: bool = False) -> Score:
-        """Parse and grade a completion. No answer scores 0 in every part."""
+    def score(
+        self,
+        sample: Sample,
+        completion: str,
+        template: Template,
+        *,
+        free: bool = False,
+        segment: Segmenter | None = None,
+    ) -> Score:
+        """Parse and grade a completion. No answer scores 0 in every part.
+
+        `segment` draws the masks of a task that is graded by masks, in place of the classical segmenter.
+        """
         answer = (
             self.read_free(sample, completion, template) if free else self.parse(sample, completion, template)
         )
         if answer is None:
             return Score(answer=None, correct=0.0)
-        parts = dict(self.grade(sample, answer))
+        if segment is not None and self.grade_drawn is not None:
+            parts = dict(self.grade_drawn(sample, answer, segment))
+        else:
+            parts = dict(self.grade(sample, answer))
         return Score(answer=answer, correct=parts.pop("correct"), parts=parts)
 
 

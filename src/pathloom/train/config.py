@@ -8,7 +8,7 @@ from pathloom.masks import CLASSICAL
 from pathloom.models.slide_config import SlideTokens
 from pathloom.schema import Record
 from pathloom.stage import ModelRef, StageConfig
-from pathloom.tasks import TASKS
+from pathloom.tasks import TASKS, find_task
 from pathloom.tasks.task import Style
 from pathloom.train.rewards import DEFAULT, Weights, check_weights, default_weights
 
@@ -123,6 +123,19 @@ class TrainConfig(StageConfig):
             )
         return self
 
+    @property
+    def adapts(self) -> bool:
+        """Whether adapters learn beside frozen weights, which may then be of half precision."""
+        return self.lora is not None
+
+    @model_validator(mode="after")
+    def _slides_are_there_to_be_read(self) -> "TrainConfig":
+        if self.slide_tokens is not None and not self.slides:
+            raise ValueError("slide_tokens: name the stages `embed_slides` in `slides` that it is to read")
+        if self.slides and self.trainer.get("use_vllm"):
+            raise ValueError("trainer.use_vllm: vLLM's models read no slides; remove it")
+        return self
+
     def needs(self) -> tuple[str, ...]:
         return (*self.samples, *self.slides, *self.model.needs())
 
@@ -217,42 +230,11 @@ class VisionConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _tower_only(self) -> "VisionConfig":
+        if self.slides:
+            raise ValueError("slides: a `vision` stage learns from pictures; remove it")
         if set(self.trainable) != {"vision", "projector"}:
             raise ValueError("trainable: a `vision` stage trains the vision tower and the projector, whole")
         return self
-
-
-class ExpertsConfig(TrainConfig):
-    """Entry of a recipe: a mixture of LoRA experts over a frozen model, learnt on the Samples of all scales and tasks.
-
-    hard    one expert a Sample, as `routes` says; nothing is learnt of who gets what
-    soft    a gate over scale and task mixes the `top_k` experts that it finds best
-    shared  one LoRA of rank num_experts x r for all: as many adapter weights, no gate
-    """
-
-    kind: Literal["experts"]
-    style: Style = "cot"
-    routing: Literal["hard", "soft", "shared"] = "soft"
-    start_from: tuple[str, ...] = Field(
-        default=(),
-        description="stages that began at `model`: what each has learnt since begins an expert, in this order",
-    )
-    num_experts: int = Field(default=2, ge=1)
-    r: int = Field(default=16, ge=1, description="rank of each expert")
-    alpha: int = Field(default=32, ge=1)
-    top_k: int | None = Field(
-        default=None, ge=1, description="soft: experts at work for a Sample; default: all"
-    )
-    gate_on: tuple[Literal["scale", "task"], ...] = Field(default=("scale", "task"), min_length=1)
-    token_gate: bool = Field(default=False, description="soft: the gate reads each token's state too")
-    balance_weight: float = Field(default=0.01, ge=0, description="soft: weight of the load-balance loss")
-    routes: dict[str, int] = Field(
-        default={}, description="hard: scale, task or scale/task -> expert from 0, the most exact name wins"
-    )
-    target_modules: str = LoraSettings.model_fields["target_modules"].default
-
-    def needs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.samples, *self.slides, *self.start_from, *self.model.needs())))
 
 
 # Keys of TRL's GRPOConfig that `reinforce` sets, with the key of the stage that decides; "" for none.
@@ -314,20 +296,14 @@ class ReinforceConfig(TrainConfig):
         default=None, gt=0, description="grpo: weight of the KL; default: 0.001, verl's kl_loss_coef"
     )
     rewards: dict[str, dict[str, float]] = Field(
-        default={}, description="task or `default` -> part of its reward -> weight"
+        default={},
+        description="task or `default` -> part of its reward -> weight; a task that no rule decides is rewarded only "
+        "where it is named, as in caption: {bleu4: 1}",
     )
     segmenter: str = Field(
         default=CLASSICAL,
         description="what draws the masks that boxes or points prompt, as models/segment.py names it",
     )
-
-    @field_validator("tasks")
-    @classmethod
-    def _tasks_have_a_rule(cls, weights: dict[str, float]) -> dict[str, float]:
-        for task in TASKS:
-            if task.name in weights and not task.checkable:
-                raise ValueError(f"{task.name}: no rule says whether an answer is right; leave it out")
-        return weights
 
     @field_validator("trainer")
     @classmethod
@@ -351,7 +327,18 @@ class ReinforceConfig(TrainConfig):
             check_weights(self.rewards, self.style)
         except ValueError as error:
             raise ValueError(f"rewards.{error}") from error
+        for name in self.tasks:
+            if not self.can_reward(name):
+                part = find_task(name).rewards[0]
+                raise ValueError(
+                    f"tasks.{name}: no rule says whether an answer is right; leave it out, or say that likeness to the "
+                    f"reference is rewarded: rewards: {{{name}: {{{part}: 1.0}}}}"
+                )
         return self
+
+    def can_reward(self, task: str) -> bool:
+        """Whether a rule decides what is right, or the recipe names what is rewarded instead."""
+        return find_task(task).checkable or task in self.rewards
 
     @property
     def cache(self) -> int:
@@ -372,6 +359,8 @@ class ReinforceConfig(TrainConfig):
 
     def check(self) -> None:
         """The trainer block against TRL's own config class, before the first stage runs."""
+        from pathloom.models.segment import check_segmenter
         from pathloom.train.reinforce import check_reinforce
 
+        check_segmenter(self.segmenter)
         check_reinforce(self)

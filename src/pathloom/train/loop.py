@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import trl.trainer.utils as trl_utils
-from peft import LoraConfig
 from tqdm import tqdm
 from transformers import (
     PrinterCallback,
@@ -24,11 +23,16 @@ from transformers import (
 from pathloom import __version__
 from pathloom.benchmarks import training_templates
 from pathloom.card import CARD_FILE, ModelCard, write_card
+from pathloom.models.experts import mixture_of
 from pathloom.models.load import default_device, load_card, load_model
+from pathloom.models.slide import attach_slides, give_shelf, reads_slides, tile_statistics
+from pathloom.models.slide_ticket import ticket_form
 from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Sample
+from pathloom.slides.features import Shelf, lacks_features, open_shelf
 from pathloom.stage import UserError, write_jsonl
 from pathloom.store import read_samples
-from pathloom.train.config import MODULES, SftConfig, TrainConfig
+from pathloom.train.config import SftConfig, TrainConfig
+from pathloom.train.parts import count_trainable, freeze_the_rest, what_learns
 from pathloom.train.rows import (
     LeakError,
     Replayed,
@@ -122,15 +126,19 @@ def run_by_fold(
     """Train one model into `out`, or one a fold into `out`/fold-k. Returns counts for the manifest.
 
     `train_one(config, samples, base, out)` gets the Samples to learn from and the folder or hub id to start from; that
-    of an entry with `replay` gets `replayed` too.
+    of an entry with `replay` gets `replayed` too, that of one with `slides` the `shelf`.
     """
-    samples = _read(config.samples, inputs)
+    shelf = open_shelf(config.slides, inputs)
+    given = _read(config.samples, inputs)
+    samples = _learnable(given, config.tasks, shelf, config.name)
+    counted = {"without_slide_features": len(given) - len(samples)} if len(samples) < len(given) else {}
     folds = _folds(samples)
-    replay = _Replaying(config, samples, inputs)
+    beside = {} if shelf is None else {"shelf": shelf}
+    replay = _Replaying(config, samples, inputs, shelf)
     base = config.model.locate(inputs)
     if not folds:
         training = _training_set(config, samples, None)
-        return train_one(config, training, base, out, **replay.beside(training, None))
+        return train_one(config, training, base, out, **beside, **replay.beside(training, None)) | counted
     counts = {}
     for fold in folds:
         folder = out / fold
@@ -139,9 +147,25 @@ def run_by_fold(
             # cross-validated before: each fold goes on from its own model
             start = str(Path(base) / fold) if (Path(base) / fold).is_dir() else base
             training = _training_set(config, samples, fold)
-            train_one(config, training, start, folder, **replay.beside(training, fold))
+            train_one(config, training, start, folder, **beside, **replay.beside(training, fold))
         counts[fold] = sum(sample.split == fold for sample in samples)
-    return {"folds": counts}
+    return {"folds": counts} | counted
+
+
+def _learnable(
+    samples: Sequence[Sample], tasks: Mapping[str, float], shelf: Shelf | None, where: str
+) -> list[Sample]:
+    """The Samples without those that would be learnt, but are about a slide that could not be encoded.
+
+    Raises UserError for a slide that nobody was asked to encode.
+    """
+    return [
+        sample
+        for sample in samples
+        if (tasks and sample.task not in tasks)
+        or not training_samples([sample], None)
+        or not lacks_features(sample, shelf, where)
+    ]
 
 
 def _read(stages: Iterable[str], inputs: Mapping[str, Path]) -> list[Sample]:
@@ -155,10 +179,17 @@ def _folds(samples: Iterable[Sample]) -> list[str]:
 class _Replaying:
     """What an entry repeats beside the Samples that it learns; nothing for an entry without `replay`."""
 
-    def __init__(self, config: TrainConfig, samples: Sequence[Sample], inputs: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        samples: Sequence[Sample],
+        inputs: Mapping[str, Path],
+        shelf: Shelf | None,
+    ) -> None:
         self.config = config
         self.replay = config.replay if isinstance(config, SftConfig) else None
-        self.samples = _read(self.replay.samples, inputs) if self.replay else []
+        repeated = _read(self.replay.samples, inputs) if self.replay else []
+        self.samples = _learnable(repeated, self.replay.tasks if self.replay else {}, shelf, config.name)
         self.held_out_from = (*samples, *self.samples)
         if missing := set(_folds(self.samples)) - set(_folds(samples)):
             raise LeakError(
@@ -202,61 +233,44 @@ def _training_set(config: TrainConfig, samples: Sequence[Sample], fold: str | No
     return mix(training, config.tasks, config.seed)
 
 
-def load_trainable(config: TrainConfig, base: str) -> tuple[Any, Any]:
+def load_trainable(
+    config: TrainConfig, base: str, shelf: Shelf | None = None, training: Sequence[Sample] = ()
+) -> tuple[Any, Any]:
     """(model, processor) with frozen what the recipe does not name, in the precision that training needs.
 
-    Full training keeps the weights in float32 (bf16 autocast on a GPU): AdamW loses small steps on bf16 weights.
+    Full training keeps the weights in float32 (bf16 autocast on a GPU): AdamW loses small steps on bf16 weights. With a
+    `shelf` the model reads its slides; with `slide_tokens` it gets what it needs for that, normalised to the slides of
+    the `training` Samples.
     """
     load_card(base)  # a folder that has none is refused now, not after the training
-    frozen_in_bf16 = config.lora is not None and default_device().type != "cpu"
+    frozen_in_bf16 = config.adapts and default_device().type != "cpu"
     model, processor = load_model(base, dtype="bfloat16" if frozen_in_bf16 else "float32")
+    if mixture_of(model) is not None:
+        raise UserError(
+            f"{config.name}.model: {base} is a mixture of experts, and nothing trains or reinforces one: train and "
+            "reinforce each expert's stage first, then put them together by a stage `experts`"
+        )
     if config.max_pixels is not None:
         processor.image_processor.size["longest_edge"] = config.max_pixels  # an area, not an edge
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = module_of(name) in config.trainable
+    if shelf is not None:
+        _teach_slides(config, model, shelf, training)
+    ticket_form(model, processor)  # refuses a processor that would resize the slides' tickets
+    freeze_the_rest(config, model)
     if os.environ.get("RANK", "0") == "0":  # one line, not one of each process
-        tqdm.write(_what_learns(config, count_trainable(model)))
+        tqdm.write(what_learns(config, count_trainable(model)))
     return model, processor
 
 
-def module_of(parameter_name: str) -> str:
-    """The one of MODULES that a parameter of the Qwen-VL classes belongs to, by its name.
-
-    The projector is the merger at the end of the vision tower and, in Qwen3-VL, the mergers of its deep features.
-    """
-    if ".visual." not in f".{parameter_name}":
-        return "language"
-    return "projector" if "merger" in parameter_name else "vision"
-
-
-def count_trainable(model: Any) -> dict[str, dict[str, int]]:
-    """Parameters of each module, all and trainable, for the manifest."""
-    counts: dict[str, dict[str, int]] = {name: {"parameters": 0, "trainable": 0} for name in MODULES}
-    for name, parameter in model.named_parameters():
-        of_module = counts[module_of(name)]
-        of_module["parameters"] += parameter.numel()
-        of_module["trainable"] += parameter.numel() * parameter.requires_grad
-    return counts
-
-
-def _what_learns(config: TrainConfig, counts: Mapping[str, Mapping[str, int]]) -> str:
-    """`sft learns projector 0.2 of 0.2 M, language 2.1 of 2.1 M; frozen: vision 1.9 M`, in millions of parameters."""
-
-    def millions(count: int) -> str:
-        return f"{count / 1e6:.1f}"
-
-    if config.lora is not None:
-        frozen = tuple(counts)
-        learns = f"adapters of rank {config.lora.r} alone"
-    else:
-        frozen = tuple(name for name, of in counts.items() if not of["trainable"])
-        learns = ", ".join(
-            f"{name} {millions(of['trainable'])} of {millions(of['parameters'])} M"
-            for name, of in counts.items()
-            if of["trainable"]
+def _teach_slides(config: TrainConfig, model: Any, shelf: Shelf, training: Sequence[Sample]) -> None:
+    if config.slide_tokens is not None:
+        if reads_slides(model):
+            raise UserError(f"{config.name}.slide_tokens: the model reads slides already; remove the key")
+        slides = {image.slide for sample in training for image in sample.images if image.slide is not None}
+        statistics = tile_statistics(shelf, slides)
+        attach_slides(
+            model, config.slide_tokens, shelf.dim, shelf.encoder, config.seed, statistics=statistics
         )
-    kept = ", ".join(f"{name} {millions(counts[name]['parameters'])} M" for name in frozen)
-    return f"{config.name} learns {learns}" + (f"; frozen: {kept}" if kept else "")
+    give_shelf(model, shelf)
 
 
 def finish(
@@ -356,18 +370,6 @@ def quiet(trainer: Any) -> None:
         trainer.remove_callback(callback)
 
 
-def lora_config(config: TrainConfig) -> LoraConfig | None:
-    if config.lora is None:
-        return None
-    return LoraConfig(
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=config.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-
-
 def last_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint whose trainer state, the file written last, can be read; None to start afresh."""
     checkpoints = sorted(
@@ -404,7 +406,8 @@ def _card(
     card = load_card(base)
     size = processor.image_processor.size  # areas in pixels, for both Qwen families
     tasks = tuple(sorted({sample.task for sample in training}))
-    mpps = [image.mpp for sample in training for image in sample.images if image.mpp is not None]
+    pictures = [image for sample in training for image in sample.images if image.slide is None]
+    mpps = [image.mpp for image in pictures if image.mpp is not None]
     return ModelCard(
         name=config.name,
         base=card.name if card else base,

@@ -17,7 +17,11 @@ from accelerate import PartialState
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from pathloom.models.segment import load_segmenter
+from pathloom.models.slide import copy_slides
+from pathloom.models.slide_ticket import picture_loader
 from pathloom.schema import Sample
+from pathloom.slides.features import Shelf
 from pathloom.stage import UserError, write_json
 from pathloom.tasks import find_task
 from pathloom.tasks.task import Template
@@ -30,11 +34,11 @@ from pathloom.train.loop import (
     finish,
     last_whole_checkpoint,
     load_trainable,
-    lora_config,
     quiet,
     run_by_fold,
     trainer_settings,
 )
+from pathloom.train.parts import lora_config
 from pathloom.train.rewards import Reward, grade
 from pathloom.train.rollouts import PICTURES, Group, Rollout, put_together, take_apart, teaches
 from pathloom.train.rows import Rows
@@ -85,8 +89,10 @@ def run_reinforce(config: ReinforceConfig, inputs: Mapping[str, Path], out: Path
     return counts
 
 
-def train_one(config: ReinforceConfig, training: Sequence[Sample], base: str, out: Path) -> dict[str, Any]:
-    trainer = build_trainer(config, training, base, out)
+def train_one(
+    config: ReinforceConfig, training: Sequence[Sample], base: str, out: Path, shelf: Shelf | None = None
+) -> dict[str, Any]:
+    trainer = build_trainer(config, training, base, out, shelf)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
     trainer.processing_class = trainer.processor_to_save
     curve = {**CURVE, **{f"reward_{part}": f"reward_{part}" for part in trainer.parts}}
@@ -94,17 +100,17 @@ def train_one(config: ReinforceConfig, training: Sequence[Sample], base: str, ou
 
 
 def build_trainer(
-    config: ReinforceConfig, training: Sequence[Sample], base: str, out: Path
+    config: ReinforceConfig, training: Sequence[Sample], base: str, out: Path, shelf: Shelf | None = None
 ) -> "ReinforceTrainer":
     """The trainer, ready to run. Raises UserError for a Sample that no rule can grade."""
     for sample in training:
-        if not find_task(sample.task).checkable:
-            known = sorted({other.task for other in training if find_task(other.task).checkable})
+        if not config.can_reward(sample.task):
+            known = sorted({other.task for other in training if config.can_reward(other.task)})
             raise UserError(
                 f"{config.name}.tasks: sample {sample.id} is a {sample.task}, which no rule can reward; "
                 f"name the tasks to learn: {', '.join(known) or 'the samples have none'}"
             )
-    model, processor = load_trainable(config, base)
+    model, processor = load_trainable(config, base, shelf, training)
     trainer = ReinforceTrainer(
         config,
         training,
@@ -180,9 +186,17 @@ class ReinforceTrainer(ResumesWholeModels, GRPOTrainer):
         callbacks: list[Any],
     ) -> None:
         self.stage = config
-        self.rows = Rows(training, config.style, augment=config.augment, seed=config.seed)
+        self.rows = Rows(
+            training,
+            config.style,
+            augment=config.augment,
+            seed=config.seed,
+            load=picture_loader(model, processor),
+        )
         self.weights = {task: config.weights(task) for task in sorted({sample.task for sample in training})}
         self.parts = sorted({part for weights in self.weights.values() for part in weights})
+        draws = any(find_task(task).grade_drawn for task in self.weights)
+        self.segment = load_segmenter(config.segmenter) if draws else None
         self._rewarded: list[Reward] = []
         self.processor_to_save = processor
         # TRL pads mm_token_type_ids as the processor does, and its own prompt tokens always on the left
@@ -202,9 +216,11 @@ class ReinforceTrainer(ResumesWholeModels, GRPOTrainer):
             reward_funcs=[self._reward],
             train_dataset=Dataset.from_dict({"place": list(range(places))}),
             processing_class=processor,
-            peft_config=lora_config(config),
+            peft_config=lora_config(config, model),
             callbacks=callbacks,
         )
+        if self.ref_model is not None:
+            copy_slides(self.model, self.ref_model)  # TRL loads the reference without what reads slides
         self.prompts = PromptStream(
             len(training), config.seed, self.accelerator.process_index, self.accelerator.num_processes
         )
@@ -230,6 +246,7 @@ class ReinforceTrainer(ResumesWholeModels, GRPOTrainer):
                 num_tokens=len(tokens),
                 max_tokens=self.stage.max_new_tokens,
                 cache=self.stage.cache,
+                segment=self.segment,
             )
             for asked, text, wording, tokens in zip(sample, texts, template, completion_ids, strict=True)
         ]

@@ -1,6 +1,12 @@
 """Rewards: weighted parts of a Task's Score plus shaping. Plain arithmetic on text, no torch.
 
 The score is the one that evaluation reports, so what training raises is what the report shows.
+
+Tasks of one run may have weights of their own. An advantage compares an answer with the others to the same prompt, over
+their standard deviation, so weights decide between the parts of one task's reward and not between tasks: all of them
+ten times as large move the model as far. Between tasks decide the number of prompts (`tasks`), in DAPO the tokens of
+their answers, and how often answers to one prompt differ: credit in small steps (ordinal, BLEU-4, Dice) nearly always
+does and so fills more of DAPO's batches than right or wrong.
 """
 
 import difflib
@@ -8,9 +14,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pathloom.masks import Segmenter
 from pathloom.schema import Sample
 from pathloom.tasks import TASKS, find_task
-from pathloom.tasks.parsing import is_well_formed, split_completion
+from pathloom.tasks.parsing import has_reasoning, is_well_formed
 from pathloom.tasks.task import Style, Template
 
 FORMAT = "format"
@@ -49,14 +56,17 @@ def grade(
     num_tokens: int,
     max_tokens: int,
     cache: int,
+    segment: Segmenter | None = None,
 ) -> Reward:
     """The reward of a completion that was asked in `template`; `num_tokens` counts its end token.
+
+    `segment` draws the masks that the answers of a task `mask` prompt; None: the classical segmenter.
 
     `format` is Patho-R1's: 1 for one think block, then one answer block, and nothing outside, otherwise 0. It can be
     gamed by an empty think block or an empty answer, which are well-formed: share_reasoning in training.jsonl shows
     the first, and the second is paid no more than a wrong answer.
     """
-    score = find_task(sample.task).score(sample, completion, template)
+    score = find_task(sample.task).score(sample, completion, template, segment=segment)
     graded = {
         "correct": score.correct,
         **score.parts,
@@ -64,12 +74,11 @@ def grade(
         LENGTH: overlong_punishment(num_tokens, max_tokens, cache),
     }
     parts = {name: graded.get(name, 0.0) for name in weights}  # a completion without an answer has no parts
-    blocks = split_completion(completion)
     return Reward(
         total=sum(weight * parts[name] for name, weight in weights.items()),
         accuracy=sum(weight * parts[name] for name, weight in weights.items() if name not in SHAPING),
         parts=parts,
-        reasoned=bool(blocks and blocks.reasoning),
+        reasoned=has_reasoning(completion),
     )
 
 
@@ -100,13 +109,13 @@ def check_weights(rewards: Mapping[str, Weights], style: Style) -> None:
     """Raise ValueError that names the key and the nearest known one.
 
     A task takes the parts of its Score that it declares in `Task.rewards`, format and length; `default` takes what
-    every task has.
+    every task with a rule has. What no rule decides, a caption, is rewarded only where it is named here, by likeness of
+    words (BLEU-4): what that is worth says `pathloom.tasks.bleu`.
     """
-    checkable = {task.name: task.rewards for task in TASKS if task.checkable}
-    known_parts = {**checkable, DEFAULT: ("correct",)}
+    known_parts = {**{task.name: task.rewards for task in TASKS}, DEFAULT: ("correct",)}
     for name, weights in rewards.items():
         if name not in known_parts:
-            raise ValueError(f"{name}: no task with a rule to reward{_nearest(name, tuple(known_parts))}")
+            raise ValueError(f"{name}: no task that can be rewarded{_nearest(name, tuple(known_parts))}")
         for part, weight in weights.items():
             known = (*known_parts[name], *SHAPING)
             if part not in known:

@@ -1,6 +1,6 @@
 """Samples and Tasks to the rows that TRL trains on. Prompts come from `Task.render`, as in evaluation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from pathloom.benchmarks import training_templates
 from pathloom.images import load_pixels
-from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Sample
+from pathloom.schema import FOLD_PREFIX, TEST_SPLIT, Image, Sample
 from pathloom.stage import UserError
 from pathloom.tasks import find_task
 from pathloom.tasks.task import Style
@@ -96,7 +96,8 @@ class Rows:
 
     Which template a row is asked in, how its picture is turned, the order of labels and which turn of a conversation is
     learnt depend on (seed, epoch, row) alone, so a resumed run sees what an uninterrupted one would have seen. `epoch`
-    is moved on by the trainer's callback.
+    is moved on by the trainer's callback. `load` gives a model its view of an image: slides are shown to those that
+    read them (models/slide_ticket.py).
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Rows:
         augment: bool,
         seed: int,
         replayed: Replayed = NOTHING,
+        load: Callable[[Image], PILImage.Image] = load_pixels,
     ) -> None:
         self.samples = [*samples, *replayed.samples]
         self.num_new = len(samples)
@@ -114,6 +116,7 @@ class Rows:
         self.augment = augment
         self.seed = seed
         self.replayed = replayed
+        self.load = load
         self.epoch = 0
 
     def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
@@ -128,10 +131,13 @@ class Rows:
         task = find_task(sample.task)
         templates = training_templates(sample.task)
         template = templates[int(rng.integers(len(templates)))]
-        pictures = [load_pixels(image) for image in sample.images]
+        pictures = [self.load(image) for image in sample.images]
         if taught.augment and not sample.regions and sample.reasoning is None:
             turn = int(rng.integers(8))  # a reasoning or a box may name places, which a turn would move
-            pictures = [turned(picture, turn) for picture in pictures]
+            pictures = [
+                turned(picture, turn) if image.slide is None else picture  # a slide's ticket reads one way
+                for image, picture in zip(sample.images, pictures, strict=True)
+            ]
         if task.any_order:
             order = rng.permutation(len(sample.choices))
             sample = sample.model_copy(update={"choices": tuple(sample.choices[place] for place in order)})

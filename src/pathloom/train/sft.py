@@ -11,7 +11,9 @@ from datasets import Dataset
 from trl import SFTConfig as TrlSftConfig
 from trl import SFTTrainer
 
+from pathloom.models.slide_ticket import picture_loader
 from pathloom.schema import Sample
+from pathloom.slides.features import Shelf
 from pathloom.train.config import PretrainConfig, SftConfig, TrainConfig
 from pathloom.train.loop import (
     CHECKPOINTS,
@@ -22,11 +24,11 @@ from pathloom.train.loop import (
     finish,
     last_whole_checkpoint,
     load_trainable,
-    lora_config,
     quiet,
     run_by_fold,
     trainer_settings,
 )
+from pathloom.train.parts import lora_config
 from pathloom.train.rows import NOTHING, Replayed, Rows
 
 CURVE = {"loss": "loss", "mean_token_accuracy": "token_accuracy", "learning_rate": "learning_rate"}
@@ -43,16 +45,28 @@ def run_sft(config: SftConfig | PretrainConfig, inputs: Mapping[str, Path], out:
 
 
 def train_one(
-    config: TrainConfig, training: Sequence[Sample], base: str, out: Path, replayed: Replayed = NOTHING
+    config: TrainConfig,
+    training: Sequence[Sample],
+    base: str,
+    out: Path,
+    replayed: Replayed = NOTHING,
+    shelf: Shelf | None = None,
 ) -> dict[str, Any]:
-    model, processor = load_trainable(config, base)
-    rows = Rows(training, config.style, augment=config.augment, seed=config.seed, replayed=replayed)
+    model, processor = load_trainable(config, base, shelf, training)
+    rows = Rows(
+        training,
+        config.style,
+        augment=config.augment,
+        seed=config.seed,
+        replayed=replayed,
+        load=picture_loader(model, processor),
+    )
     trainer = SupervisedTrainer(
         model=model,
         args=sft_arguments(config, out / CHECKPOINTS),
         train_dataset=Dataset.from_dict({"row": list(range(len(rows.samples)))}).with_transform(rows),
         processing_class=processor,
-        peft_config=lora_config(config),
+        peft_config=lora_config(config, model),
         callbacks=[FollowEpoch(rows), Progress(config, out)],
     )
     quiet(trainer)
