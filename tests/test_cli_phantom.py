@@ -27,6 +27,7 @@ def test_a_slide_is_written_with_its_truth_beside_it(
         (["--extent", "huge"], "--extent huge: there is small, larger"),
         (["--pixels", "100"], "--pixels 100"),
         (["--pixels", "1e12"], "--pixels 1e+12"),
+        (["--seed", "-1"], "--seed -1: give 0 or more"),
         (["--out", "slide.svs"], "a slide is written as .tiff"),
     ],
 )

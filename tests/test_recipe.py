@@ -427,6 +427,19 @@ def test_experts_begin_as_the_stages_of_their_own_seed(tmp_path):
     assert "stage soft.start_from: region has the seeds [0, 4], not [0, 1]" in message
 
 
+def test_experts_begin_as_stages_of_the_model_that_they_are_put_beside(tmp_path):
+    plain = "{name: plain, kind: sft, samples: [phantoms], model: {stage: %s}}"
+    two_later = f"{plain.replace('plain', 'first') % 'untrained'}\n  - {plain % 'first'}"
+    load(tmp_path, MIXED.replace(plain % "untrained", two_later))
+    for start in ("stage: other", "base: qwen2.5-vl-nano"):
+        elsewhere = MIXED.replace(plain % "untrained", plain.replace("stage: %s", start))
+        elsewhere = elsewhere.replace(
+            "  - {name: region", "  - {name: other, kind: init, samples: [phantoms]}\n  - {name: region"
+        )
+        message = error_of(tmp_path, elsewhere)
+        assert "stage soft_0.start_from: plain did not begin at this stage's `model`" in message
+
+
 def test_the_comparison_of_reinforcement_starts_from_the_stages_of_the_quickstart():
     quickstart, comparison = (
         load_recipe(RECIPES / f"{name}.yaml") for name in ("quickstart", "reinforcement")

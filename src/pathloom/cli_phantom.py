@@ -51,6 +51,10 @@ def add_phantom(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _phantom(arguments: argparse.Namespace) -> int:
+    from pathloom.stage import UserError
+
+    if arguments.seed < 0:
+        raise UserError(f"--seed {arguments.seed}: give 0 or more")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     return _book(arguments) if arguments.thing == "book" else _slide(arguments)
 

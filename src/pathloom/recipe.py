@@ -25,7 +25,7 @@ from pathloom.evaluate.single_choice_config import BenchmarkConfig
 from pathloom.ingest import SOURCES
 from pathloom.models.export import ExportConfig
 from pathloom.models.init import InitConfig
-from pathloom.stage import StageConfig, UserError
+from pathloom.stage import ModelRef, StageConfig, UserError
 from pathloom.train.config import PretrainConfig, ReinforceConfig, SftConfig, VisionConfig
 from pathloom.train.contrastive_config import ContrastiveConfig, WebdatasetConfig
 from pathloom.train.experts_config import ExpertsConfig
@@ -347,4 +347,20 @@ def _check_references(stages: Sequence[StageConfig], path: str) -> None:
                     f"{path}: stage {stage.name} names {needed!r}, which is of the kind {earlier[needed]}; a stage "
                     f"{kind} is needed here: {', '.join(fitting) or 'there is none before it'}"
                 )
+        if isinstance(stage, ExpertsConfig):
+            _check_beginnings(stage, stages, path)
         earlier[stage.name] = stage.kind
+
+
+def _check_beginnings(mixture: ExpertsConfig, stages: Sequence[StageConfig], path: str) -> None:
+    """Every stage that an expert begins as goes back, model by model, to the one that the experts are put beside."""
+    models = {stage.name: getattr(stage, "model", None) for stage in stages}
+    for name in mixture.start_from:
+        began = models[name]
+        while isinstance(began, ModelRef) and began != mixture.model:
+            began = models.get(began.stage or "")
+        if began != mixture.model:
+            raise UserError(
+                f"{path}: stage {mixture.name}.start_from: {name} did not begin at this stage's `model`, so the "
+                "difference between the two is not what it has learnt; name the model that all of them began at"
+            )

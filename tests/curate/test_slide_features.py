@@ -71,6 +71,7 @@ def make_stage(folder: Path, *names: str) -> Path:
         record = SlideRecord(
             id=f"id of {name}",
             path=f"{SLIDES_FOLDER}/{name}/slide.tif",
+            file_bytes=(own / "slide.tif").stat().st_size,
             vendor="made",
             width_l0=SIZE_PX[0],
             height_l0=SIZE_PX[1],
@@ -159,6 +160,11 @@ def exchange_file(inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> N
     write_slide(path, other)
 
 
+def exchange_pixels(inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another slide of the same width and height."""
+    write_slide(inputs["slides"] / SLIDES_FOLDER / "a" / "slide.tif", patchwork(7) // 2)
+
+
 def break_in_mid_slide(inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from pathloom.slides import tiles
 
@@ -179,6 +185,7 @@ def break_in_mid_slide(inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch)
         (break_file, ""),
         (lose_file, "not_a_slide"),
         (exchange_file, "changed: 256x200"),
+        (exchange_pixels, "changed: the file has another size than at ingest"),
         (break_in_mid_slide, "OSError: a tile"),
     ],
 )
@@ -193,6 +200,22 @@ def test_a_slide_that_cannot_be_read_is_noted_and_the_rest_done(inputs, out, mon
     assert shelf.ids == ("id of b",)
     assert shelf.missing == counts["missing"]
     assert not (out / FEATURES_FOLDER / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), MemoryError(), torch.OutOfMemoryError("CUDA")]
+)
+def test_a_full_disk_or_memory_ends_the_run_and_is_blamed_on_no_slide(inputs, out, monkeypatch, error):
+    def fails(*given: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathloom.curate.slide_features.write_features", fails)
+        with pytest.raises(type(error)):
+            run_embed_slides(config(), inputs, out)
+    assert not (out / FEATURES_FOLDER / "about.json").exists()
+
+    assert run_embed_slides(config(), inputs, out)["missing"] == {}
 
 
 def test_no_slide_that_can_be_read_is_an_error(tmp_path, out, monkeypatch):

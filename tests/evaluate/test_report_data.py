@@ -57,6 +57,23 @@ def test_kept_and_dropped_are_counted_by_task_and_reason(tmp_path):
     assert found.written == ()
 
 
+def test_a_stage_that_makes_no_samples_shows_its_facts_alone(tmp_path):
+    folder = tmp_path / "seen"
+    folder.mkdir()
+    write_json([{"step": "embed_slides", "slides": 2}], folder / FACTS_FILE)
+    manifest = {"kind": "embed_slides", "counts": {"slides": 2}, "seconds": 1.5}
+    write_json(manifest, folder / MANIFEST_FILE)
+
+    found = data_stage("seen", folder, 3)
+
+    assert (found.kept, found.drops, found.written) == ({}, {}, ())
+    assert found.tables[0].rows == (("slides", "2"),)
+    html = page(tmp_path, folder)
+    assert "embed_slides" in html
+    assert "Samples kept" not in html
+    assert "Kept:" not in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_facts_become_tables(tmp_path):
     facts: list[dict[str, Any]] = [
         {"step": "organ", "organs": {"breast": 2, "skin": 1200}},

@@ -311,6 +311,23 @@ def test_label_maps_of_several_channels_and_masks_without_a_picture_are_told(tmp
     assert {drop.reason for drop in drops.values()} == {"no_label_values", "missing_image", "nothing_to_ask"}
 
 
+def test_two_pictures_or_two_masks_of_one_name_are_told_and_none_of_them_is_chosen(tmp_path: Path):
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / "images" / f"{name}.png", picture())
+        write(tmp_path / "masks" / f"{name}.png", rectangle(5, 5, 20, 20))
+    write(tmp_path / "images" / "a.jpg", picture(1))
+    write(tmp_path / "masks" / "b.tif", rectangle(5, 5, 40, 20))
+
+    samples, drops = records(config(tmp_path, "binary"))
+
+    assert set(samples) == {"masks/c.png", "masks/d.png"}
+    assert {key: drop.reason for key, drop in drops.items()} == {
+        "masks/a.jpg": "ambiguous_name",
+        "masks/b.png": "ambiguous_name",
+    }
+    assert "a.png" in drops["masks/a.jpg"].detail
+
+
 def test_more_objects_than_an_answer_may_have_are_told_with_the_cure(tmp_path: Path):
     dots = np.zeros((HEIGHT_PX, WIDTH_PX), dtype=np.uint8)
     dots[::2, ::2] = 255

@@ -1,11 +1,13 @@
 """Source `slides`: slides to tiles, tables and Samples; one that cannot be used costs no other."""
 
 import csv
+import errno
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from tests.slides.array_slide import glass, stained
 
 from pathloom.ingest import slides_read
@@ -135,6 +137,21 @@ def test_what_breaks_a_reader_costs_only_that_slide(tmp_path, monkeypatch):
     assert [sample.id for sample in read_samples(tmp_path / "out")] == ["slides/b.tiff"]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_full_disk_or_memory_is_no_fault_of_the_slide(tmp_path, monkeypatch, error):
+    slides = {"a": make_slide(tmp_path / "a.tiff")}
+
+    def full(pixels: np.ndarray) -> tuple[str, str]:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slides_read, "slide_fault", full)
+        with pytest.raises(type(error)):
+            read_slides_into(slides, tmp_path / "out", size_px=TILE_PX)
+
+    assert read_slides_into(slides, tmp_path / "out", size_px=TILE_PX)["slides"] == 1
+
+
 def test_a_killed_run_goes_on_at_the_slide_where_it_stopped(tmp_path, monkeypatch):
     slides = {name: make_slide(tmp_path / f"{name}.tiff") for name in "abc"}
     opened = []
@@ -184,6 +201,8 @@ def test_labels_name_slides_groups_and_splits(tmp_path):
         ("slide,label\na,x\nz,y\n", "no slide z"),
         ("slide,label\nz,y\n", "names none of the slides"),
         ("slide,label,split\na,x,left\n", "split 'left'"),
+        ("slide,label,group,split\na,x,p,train\nb,x,p,test\n", "the group p stands in train and in test"),
+        ("slide,label\na," + "x" * 200_000 + "\n", "no CSV table: field larger"),
     ],
 )
 def test_a_table_of_labels_that_does_not_fit_is_refused_with_the_cure(tmp_path, table, said):
@@ -191,6 +210,64 @@ def test_a_table_of_labels_that_does_not_fit_is_refused_with_the_cure(tmp_path, 
     (tmp_path / "labels.csv").write_text(table)
     with pytest.raises(UserError, match=said):
         config(tmp_path / "in", labels=tmp_path / "labels.csv").check()
+
+
+def test_a_row_that_fits_two_slides_is_refused_and_their_paths_tell_them_apart(tmp_path):
+    for name in ("p/a.tiff", "q/a.tiff"):
+        make_slide(tmp_path / "in" / name)
+    labels = tmp_path / "labels.csv"
+
+    labels.write_text("slide,label\na,tumour\n")
+    with pytest.raises(UserError, match=r"a could be p/a.tiff or q/a.tiff; name slides by their path"):
+        config(tmp_path / "in", labels=labels).check()
+    labels.write_text("slide,label,split\np/a.tiff,tumour,train\nq/a.tiff,normal,test\n")
+    config(tmp_path / "in", labels=labels).check()
+
+
+def test_a_split_that_cannot_be_made_is_told_before_any_slide_is_read(tmp_path):
+    for name in "abc":
+        make_slide(tmp_path / "in" / f"{name}.tiff")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("slide,label\na,tumour\nb,normal\nc,normal\n")
+
+    with pytest.raises(UserError, match="class 'tumour' has 1 group"):
+        config(tmp_path / "in", labels=labels).check()
+
+
+def test_a_slide_that_cannot_be_read_moves_no_other_to_another_split(tmp_path):
+    for name in "abcdefgh":
+        make_slide(tmp_path / "in" / f"{name}.tiff")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(
+        "slide,label\n" + "".join(f"{name},{'xy'[k % 2]}\n" for k, name in enumerate("abcdefgh"))
+    )
+    before = config(tmp_path / "in", labels=labels, test_share=0.5, check_tiles=False)
+    before.ingest(tmp_path / "before")
+    splits = {sample.id: sample.split for sample in read_samples(tmp_path / "before")}
+
+    for name in "acg":  # all but one slide of a class: what is left could not be split
+        (tmp_path / "in" / f"{name}.tiff").write_text("broken")
+    before.ingest(tmp_path / "after")
+
+    after = {sample.id: sample.split for sample in read_samples(tmp_path / "after")}
+    assert len(after) == 5
+    assert after.items() <= splits.items()
+
+
+def test_splits_in_the_table_and_folds_of_the_entry_exclude_each_other(tmp_path):
+    make_slide(tmp_path / "in" / "a.tiff")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("slide,label,split\na,tumour,test\n")
+
+    config(tmp_path / "in", labels=labels).check()
+    with pytest.raises(UserError, match=r"folds: .* names the splits"):
+        config(tmp_path / "in", labels=labels, folds=3).check()
+
+
+@pytest.mark.parametrize("mpp", ["inf", "nan"])
+def test_a_resolution_is_a_finite_number(tmp_path, mpp):
+    with pytest.raises(ValidationError, match="finite number"):
+        config(tmp_path, mpp=mpp)
 
 
 def test_a_folder_without_slides_and_an_absurd_stated_mpp_are_refused_before_anything_runs(tmp_path):

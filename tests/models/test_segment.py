@@ -1,5 +1,7 @@
 """Segmenters by name, and a SAM of random weights in place of a real one."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +120,11 @@ def test_a_mask_does_not_depend_on_the_prompts_beside_it(sam_folder: Path):
     segment = load_segmenter(f"sam:{sam_folder}")
     boxes: list[Box] = [(float(k), 2.0, float(k) + 30.0, 30.0) for k in range(PROMPTS_AT_ONCE + 3)]
 
-    together = list(segment(picture(), [*boxes, POINT]))
+    prompts: list[Prompt] = [*boxes, POINT]
+    together = list(segment(picture(), prompts))
 
-    assert len(together) == len(boxes) + 1
-    for mask, prompt in zip(together, [*boxes, POINT], strict=True):
+    assert len(together) == len(prompts)
+    for mask, prompt in zip(together, prompts, strict=True):
         assert np.array_equal(mask, next(iter(segment(picture(), [prompt]))))
 
 
@@ -196,6 +199,44 @@ def test_a_folder_without_a_model_or_with_another_kind_is_refused(tmp_path: Path
     (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with pytest.raises(UserError, match="of type bert"):
         load_segmenter(f"sam:{tmp_path}")
+
+
+def without_a_weight(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["mask_decoder.iou_token.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def of_another_size(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["mask_decoder.iou_token.weight"] = weights["mask_decoder.iou_token.weight"][:, :8].contiguous()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def cut_off(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:500])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without_a_weight, r"has no weights for mask_decoder\.iou_token\.weight"),
+        (of_another_size, "cannot be loaded"),
+        (cut_off, "cannot be loaded"),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused_and_never_drawn_at_random(
+    sam_folder: Path, tmp_path: Path, damage: Callable[[Path], None], said: str
+):
+    shutil.copytree(sam_folder, tmp_path / "sam")
+    damage(tmp_path / "sam")
+    with pytest.raises(UserError, match=said):
+        load_segmenter(f"sam:{tmp_path / 'sam'}")
 
 
 def test_pickled_weights_are_not_loaded(sam_folder: Path, tmp_path: Path):

@@ -10,6 +10,7 @@ def test_files_of_slides_are_named_by_their_path_and_pictures_and_notes_are_not_
     (tmp_path / "a").mkdir()
     for name in ("a/x.svs", "b.ome.tif", "c.ome.tiff", "d.NDPI", "photo.jpg", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.tif").mkdir()
 
     assert find_slides(tmp_path) == {
         name: tmp_path / name for name in ("a/x.svs", "b.ome.tif", "c.ome.tiff", "d.NDPI")
@@ -71,7 +72,8 @@ def test_the_example_slides_are_found(data_root):
 
 
 @pytest.mark.parametrize(
-    ("opened", "part"), [("s/1.dcm", "s/2.dcm"), ("s.mrxs", "s/Data0000.dat"), ("s.svs", "s.svs")]
+    ("opened", "part"),
+    [("s/1.dcm", "s/2.dcm"), ("s/1.DCM", "s/2.DCM"), ("s.mrxs", "s/Data0000.dat"), ("s.svs", "s.svs")],
 )
 def test_a_slide_has_changed_when_any_of_its_files_has(tmp_path, opened, part):
     (tmp_path / "s").mkdir()

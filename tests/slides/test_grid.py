@@ -45,12 +45,15 @@ def test_the_order_goes_block_by_block_and_is_always_the_same():
     assert len(np.unique(grid.places_l0, axis=0)) == 400
 
 
-def test_a_slide_too_coarse_or_too_small_is_refused_with_the_reason():
+def test_a_slide_too_coarse_too_small_or_in_too_many_tiles_is_refused_with_the_reason():
     with pytest.raises(BadImage) as coarse:
         tile_grid((1000, 1000), 1.0, mpp=0.5, size_px=100)
     with pytest.raises(BadImage) as small:
         tile_grid((99, 1000), 0.5, mpp=0.5, size_px=100)
-    assert (coarse.value.reason, small.value.reason) == ("too_coarse", "too_small")
+    with pytest.raises(BadImage, match=r"999002449 tiles of 16 px.*less overlap") as many:
+        tile_grid((31_622, 31_622), 1.0, mpp=1.0, size_px=16, overlap_px=15)
+    reasons = [one.value.reason for one in (coarse, small, many)]
+    assert reasons == ["too_coarse", "too_small", "too_many_tiles"]
 
 
 def test_the_tissue_share_of_a_tile_is_the_covered_area():

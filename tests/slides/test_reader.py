@@ -1,6 +1,7 @@
 """One open slide, whatever its format: the same coordinates, a known resolution, and nothing that names a person."""
 
 import io
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -336,6 +337,37 @@ def test_threads_read_what_one_thread_reads(examples):
         alone = [slide.read_level(x_l0, y_l0, 0, 64, 64) for x_l0, y_l0 in places]
         together = list(pool.map(lambda place: slide.read_level(place[0], place[1], 0, 64, 64), places))
     assert all((one == other).all() for one, other in zip(alone, together, strict=True))
+
+
+def test_a_slide_that_is_closed_under_a_reading_thread_is_read_to_the_end_first(tmp_path, monkeypatch):
+    # OpenSlide's close() under a reading thread kills the process: Ctrl-C while tiles are read must not.
+    path = write_tiled(tmp_path / "a.svs")
+    began, closed = threading.Event(), threading.Event()
+    read_region_now = openslide.OpenSlide.read_region
+
+    def waits(self: Any, *region: Any) -> Any:
+        began.set()
+        assert closed.wait(10)
+        return read_region_now(self, *region)
+
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", waits)
+    with ThreadPoolExecutor(1) as pool:
+        with open_slide(path) as slide:
+            reading = pool.submit(slide.read_level, 0, 0, 0, 64, 64)
+            assert began.wait(10)
+        closed.set()
+        assert (reading.result() == PIXELS[:64, :64]).all()
+
+
+@BOTH
+def test_a_closed_slide_holds_no_file_and_is_read_no_more(tmp_path, name):
+    path = write_tiled(tmp_path / name)
+
+    with open_slide(path) as slide:
+        slide.read_level(0, 0, 0, 64, 64)
+    assert path.resolve() not in [link.resolve() for link in Path("/proc/self/fd").glob("*")]
+    with pytest.raises((ValueError, BadImage), match="closed"):
+        slide.read_level(64, 64, 0, 64, 64)
 
 
 # ------------------------------------------------------------------------------------------------ nothing identifying

@@ -302,6 +302,16 @@ def test_a_file_that_was_cut_off_is_refused_where_its_tiles_are_missing(tmp_path
             whole(slide)
 
 
+def test_a_file_whose_index_was_cut_off_says_so(tmp_path):
+    path = write(tmp_path / "a.tif", tile=None, rowsperstrip=40, metadata=None)
+    data = bytearray(path.read_bytes())
+    data[4:8] = (len(data) + 1000).to_bytes(4, "little")  # where the index of a longer file would stand
+    path.write_bytes(bytes(data))
+    with pytest.raises(BadImage, match=r"a\.tif: holds no picture; is it cut off\?") as raised:
+        open_slide(path, stated_mpp=0.5)
+    assert raised.value.reason == "not_a_slide"
+
+
 @pytest.mark.parametrize(
     "data", [b"II*\0", b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\0\x01", b"II+\0" + b"\1" * 40]
 )

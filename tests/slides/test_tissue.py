@@ -83,6 +83,25 @@ def test_a_slide_of_which_nothing_can_be_read_says_why():
         read_overview(slide, slide.size_l0)
 
 
+def test_a_slide_larger_than_any_glass_is_refused_before_memory_is_asked_for():
+    slide = ArraySlide(glass(16, 16), mpp_l0=8.0)  # stated by mistake for a scan at 0.25
+    with pytest.raises(BadImage, match=r"100000x80000 px at 8 um are 800 x 640 mm.*is mpp right") as raised:
+        read_overview(slide, (100_000, 80_000))
+    assert (raised.value.reason, slide.reads) == ("too_many_pixels", [])
+
+
+def test_a_large_slide_of_which_nothing_can_be_read_is_given_up_in_bounded_time():
+    class Broken(ArraySlide):
+        def read_level(self, x_l0, y_l0, level, width_px, height_px):
+            self.reads.append((x_l0, y_l0, level, width_px, height_px))
+            raise BadImage("unreadable_region", "broken")
+
+    slide = Broken(glass(16, 16), mpp_l0=0.25)
+    with pytest.raises(BadImage, match="broken"):
+        read_overview(slide, (200_000, 160_000))
+    assert len(slide.reads) < 20_000
+
+
 def test_no_piece_read_is_larger_than_the_bound():
     slide = ArraySlide(glass(5000, 2500))
     read_overview(slide, slide.size_l0)

@@ -13,6 +13,7 @@ import pytest
 from pathloom.run import PARTIAL
 
 pytestmark = pytest.mark.slow
+pytest.importorskip("openslide")
 
 RECIPE = """
 name: killed
@@ -22,6 +23,10 @@ stages:
     source: phantom
     train: {diagnosis: 300, presence: 300, mitoses: 300, structures: 100, caption: 60}
     test: {diagnosis: 48, presence: 48, mitoses: 50}
+
+  - {name: slides, kind: ingest, source: phantom_slides, train: 3, side_px: 1600}
+
+  - {name: tiles_seen, kind: embed_slides, samples: [slides], encoder: efficientnet_lite0}
 
   - {name: untrained, kind: init, samples: [phantoms], vocab_size: 1000}
 
@@ -57,26 +62,40 @@ stages:
 
   - {name: given, kind: export, model: {stage: dapo}}
 
+  - name: mixture
+    kind: experts
+    samples: [phantoms, slides]
+    slides: [tiles_seen]
+    slide_tokens: {side: 2}
+    model: {stage: captions}
+    start_from: [dapo]
+    tasks: {choice: 1, label: 1}
+    trainable: [slide]
+    trainer: {max_steps: 8, save_steps: 3, logging_steps: 1, per_device_train_batch_size: 8, learning_rate: 1.0e-3}
+
   - name: after
     kind: evaluate
-    model: {stage: dapo}
+    model: {stage: mixture}
     samples: [phantoms]
     benchmarks: [phantom_diagnosis_words, phantom_presence, phantom_mitoses]
     controls: [no_image, wrong_image]
     max_new_tokens: 48
     batch_size: 16
 
-  - {name: report, kind: report, stages: [tower, captions, sft, dapo, after], samples: [phantoms]}
+  - {name: report, kind: report, stages: [tiles_seen, tower, captions, sft, dapo, mixture, after], samples: [phantoms]}
 """
 # What must lie in the stage's partial folder before the kill, so that the kill falls into the middle of the work.
 UNDER_WAY = {
     "phantoms": "samples/*.parquet",
+    "slides": "files/*.tiff",
+    "tiles_seen": "features/*.safetensors",
     "untrained": "",
     "tower": "checkpoints/checkpoint-10/trainer_state.json",
     "captions": "checkpoints/checkpoint-4/trainer_state.json",
     "sft": "checkpoints/checkpoint-5/trainer_state.json",
     "dapo": "checkpoints/checkpoint-3/trainer_state.json",
     "given": "",
+    "mixture": "checkpoints/checkpoint-3/trainer_state.json",
     "after": "predictions.jsonl",
     "report": "",
 }

@@ -140,9 +140,7 @@ def test_a_box_thinner_than_one_unit_keeps_its_area_when_written():
         for template in BOXES.templates:
             parsed = BOXES.parse(sample, BOXES.target(sample, template, "direct"), template)
             assert isinstance(parsed, tuple)
-            (box,) = parsed
-            assert len(box) == 4
-            x1, y1, x2, y2 = box
+            x1, y1, x2, y2 = (float(edge) for edge in parsed[0])
             assert x1 < x2
             assert y1 < y2
 

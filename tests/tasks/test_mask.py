@@ -17,7 +17,7 @@ from pathloom.tasks.mask import PARTS
 from pathloom.tasks.task import Score
 
 MASK = find_task("mask")
-BOXES, POINTS = MASK.template("outline_pixels"), MASK.template("points_pixels")
+BOXES, POINTS = MASK.template("segment_pixels"), MASK.template("points_pixels")
 NUCLEUS_PX = 12
 
 
@@ -274,3 +274,16 @@ def test_chance_is_what_the_best_constant_box_reaches():
 
     assert 0.0 < MASK.chance(samples) < 0.1
     assert MASK.chance([make_sample("mask", regions=())]) == 1.0
+
+
+def test_chance_tries_the_halves_and_quarters_that_a_segmenter_makes_things_of():
+    sample = make_sample("mask")
+    halves = [[0, 0, WIDTH_PX // 2, HEIGHT_PX], [WIDTH_PX // 2, 0, WIDTH_PX, HEIGHT_PX]]
+    without = make_sample("mask", regions=())
+
+    paid_for_halves = score(sample, halves).correct
+    assert 0.5 < paid_for_halves < 0.6
+    assert score(sample, [[0, 0, WIDTH_PX, HEIGHT_PX]]).correct < 0.2
+    assert MASK.chance([sample]) == pytest.approx(paid_for_halves)
+    assert MASK.chance([sample, sample, without]) == pytest.approx(2 * paid_for_halves / 3)
+    assert MASK.chance([sample, without, without]) == pytest.approx(2 / 3)

@@ -25,7 +25,7 @@ from pathloom.train import experts as stage
 from pathloom.train.config import LoraSettings, ReinforceConfig, SftConfig
 from pathloom.train.experts import RoutedRows, plan, run_experts
 from pathloom.train.experts_config import ExpertsConfig
-from pathloom.train.loop import CHECKPOINTS, TRAINING_LOG, FollowEpoch, load_trainable
+from pathloom.train.loop import CHECKPOINTS, TRAINING_LOG, FollowEpoch, ResumesWholeModels, load_trainable
 from pathloom.train.sft import run_sft
 
 SLIDES = {f"slide{number}": 20 + 9 * number for number in range(6)}
@@ -235,6 +235,21 @@ def test_a_rank_too_small_is_told(inputs, tmp_path, capsys):
     assert "rank 1 keeps" in capsys.readouterr().out
 
 
+def test_a_stage_that_was_shown_smaller_pictures_is_told(inputs, tmp_path):
+    smaller = tmp_path / "smaller"
+    smaller.mkdir()
+    run_sft(sft("smaller", samples=("regions",), max_pixels=12544), inputs, smaller)
+    given = {"start_from": ("smaller", "slide_sft"), "trainer": PUT_TOGETHER}
+
+    for number, max_pixels in enumerate((None, 12544)):
+        out = tmp_path / str(number)
+        out.mkdir()
+        counts = run_experts(config(**given, max_pixels=max_pixels), {**inputs, "smaller": smaller}, out)
+        told = counts.get("warnings", [])
+        assert bool(told) == (max_pixels is None)
+    assert read_card(tmp_path / "0").max_pixels != 12544
+
+
 def test_a_gate_begins_with_the_expert_of_the_scale(inputs, tmp_path):
     run_experts(config(trainer=PUT_TOGETHER, gate_start=0.8), inputs, tmp_path)
     model, _ = load_model(str(tmp_path))
@@ -381,6 +396,26 @@ def test_some_rows_are_learnt_without_their_task_and_some_without_their_scale_to
     assert {told.route(index) for index in range(200)} == {(1, 1)}
 
 
+def test_what_learns_in_float32_beside_half_precision_comes_back_unrounded(inputs, tmp_path):
+    def beside_half_precision() -> Any:
+        model, _ = load_model(str(inputs["untrained"]), dtype="bfloat16")
+        model.model.visual.merger.float()
+        return model
+
+    trained, (_, processor) = beside_half_precision(), load_model(str(inputs["untrained"]))
+    for parameter in trained.model.visual.merger.parameters():
+        torch.nn.init.normal_(parameter)
+    trained.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    resumed = ResumesWholeModels()
+    resumed.is_fsdp_enabled, resumed.model = False, beside_half_precision()
+
+    resumed._load_from_checkpoint(str(tmp_path))
+
+    found = resumed.model.state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in trained.state_dict().items())
+
+
 def test_experts_without_stages_begin_as_plain_lora(inputs, tmp_path):
     counts = run_experts(
         config(start_from=(), samples=("regions",), slides=(), trainer=PUT_TOGETHER), inputs, tmp_path
@@ -419,6 +454,7 @@ def test_a_mixture_is_neither_trained_nor_reinforced_further(trained, kind):
         ({"num_experts": 1}, "2 stages begin as experts, and num_experts is 1"),
         ({"start_from": ("a", "a")}, "a stage stands there twice"),
         ({"top_k": 3}, "3 of 2 experts cannot be at work"),
+        ({"top_k": 1}, "the gate of a single expert is 1 whatever is learnt"),
         ({"routing": "hard", "routes": {"region": 0, "slides": 1}}, r"routes\.slides: a key is a scale"),
         ({"routing": "hard", "routes": {"region/slide": 0, "slide": 1}}, r"routes\.region/slide: a key is"),
         ({"routing": "hard", "routes": {"region": 0, "slide": 2}}, "there are experts 0 to 1"),

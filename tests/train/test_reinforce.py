@@ -307,6 +307,14 @@ def test_a_segmenter_that_there_is_not_is_named_before_the_first_stage_runs():
         config(segmenter="clasical").check()
 
 
+def test_another_model_in_the_folder_of_the_segmenter_trains_anew(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    before = config(segmenter=f"sam:{tmp_path}").fingerprint()
+    assert before.startswith(config().fingerprint()), "the classical one adds nothing"
+    (tmp_path / "config.json").write_text('{"model_type": "sam"}')
+    assert config(segmenter=f"sam:{tmp_path}").fingerprint() != before
+
+
 def test_overlong_answers_are_punished_by_their_tokens(trainers, monkeypatch):
     trainer = trainers["dapo"]  # at most 12 tokens, the last 3 in the cache
     script_answers(trainer, monkeypatch, [9, 10, 11, 12])

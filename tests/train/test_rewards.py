@@ -258,7 +258,7 @@ def test_a_caption_is_rewarded_by_likeness_where_that_is_named():
 @pytest.mark.parametrize("part", find_task("mask").rewards)
 def test_no_mask_reward_pays_guessing_with_its_format_more_than_half_of_the_right_boxes(part: str):
     mask = find_task("mask")
-    template = mask.template("outline_pixels")
+    template = mask.template("segment_pixels")
     weights = {part: 1.0, "format": 1.0}
     honest = paid(mask, answer([TRUE[0]]), weights, template).total
     assert 1.4 < honest <= 1.5
@@ -298,7 +298,7 @@ def test_masks_are_graded_by_the_segmenter_that_is_given():
     def draws_nothing(pixels: Any, prompts: Sequence[Any]) -> Any:
         yield from (np.zeros(pixels.shape[:2], dtype=bool) for _ in prompts)
 
-    template = mask.template("outline_pixels")
+    template = mask.template("segment_pixels")
     for segment, is_paid in ((None, True), (draws_nothing, False), (fill_boxes, True)):
         reward = grade(make_sample("mask"), answer(TRUE), template, {"dice": 1.0}, **LIMITS, segment=segment)
         assert (reward.total > 0.5) is is_paid

@@ -99,6 +99,8 @@ def run_embed_slides(config: EmbedSlidesConfig, inputs: Mapping[str, Path], out:
             except (
                 Exception
             ) as error:  # the boundary of a slide: whatever is wrong with it, the others are done
+                if _is_of_the_machine(error):
+                    raise
                 missing[one.record.id] = _reason(error)
                 bar.update(done + one.record.num_tiles - bar.n)
     if found and len(missing) == len(found):
@@ -145,18 +147,22 @@ def _find(config: EmbedSlidesConfig, inputs: Mapping[str, Path]) -> list[_Found]
 
 def _encode(one: _Found, encoder: Encoder, batch_size: int, bar: Any) -> TileFeatures:
     """Read and encode the tiles of one slide, in the grid's order. Raises BadImage for a file that has changed."""
+    from pathloom.slides.find import slide_size_and_time
     from pathloom.slides.reader import open_slide
     from pathloom.slides.tiles import read_tiles
 
     record = one.record
     places_l0 = read_places(one.folder)
     # a path inside the stage is kept relative to it; joining leaves an absolute one as it is
-    with open_slide(one.stage / record.path, stated_mpp=record.mpp_l0, overrides_file=True) as slide:
+    path = one.stage / record.path
+    with open_slide(path, stated_mpp=record.mpp_l0, overrides_file=True) as slide:
         if slide.size_l0 != (record.width_l0, record.height_l0):
             raise BadImage(
                 "changed",
                 f"{slide.size_l0[0]}x{slide.size_l0[1]} px, but {record.width_l0}x{record.height_l0} at ingest",
             )
+        if record.file_bytes not in (0, slide_size_and_time(path)[0]):
+            raise BadImage("changed", f"the file has another size than at ingest, {record.file_bytes} bytes")
         tiles = read_tiles(slide, places_l0, mpp=record.mpp, size_px=record.size_px)
         features = encoder.images(_pictures(tiles, bar), batch_size)
     return TileFeatures(features.astype("float16"), places_l0.astype("int32"))
@@ -168,6 +174,15 @@ def _pictures(tiles: "Iterable[NDArray[np.uint8]]", bar: Any) -> "Iterator[PILIm
     for tile in tiles:
         yield PILImage.fromarray(tile)
         bar.update()
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """A full disk or memory says nothing about the slide: the run ends, and goes on at this slide when it is mended."""
+    from safetensors import SafetensorError
+    from torch import OutOfMemoryError
+
+    full = isinstance(error, OSError | SafetensorError) and "No space left on device" in str(error)
+    return full or isinstance(error, MemoryError | OutOfMemoryError)
 
 
 def _reason(error: Exception) -> str:

@@ -309,7 +309,8 @@ def _markdown(report: Report) -> str:
     for stage in report.data:
         kept = ", ".join(f"{count} {task}" for task, count in stage.kept.items())
         drops = ", ".join(f"{count} {reason}" for reason, count in stage.drops.items()) or "none"
-        parts.append(f"## Data of {stage.stage}\n\nKept: {kept}. Dropped: {drops}.\n")
+        counted = f"\n\nKept: {kept}. Dropped: {drops}." if stage.kept or stage.drops else ""
+        parts.append(f"## Data of {stage.stage}{counted}\n")
         for table in stage.tables:
             parts.append(f"{table.title}\n\n{_table(table.columns, table.rows)}")
     if report.comparisons:

@@ -18,11 +18,11 @@ _INTERVAL = {"value", "low", "high"}
 
 
 def data_stage(name: str, folder: Path, num_examples: int) -> DataStage:
-    """From the stage's manifest, facts and Samples; `num_examples` of its Samples for each task."""
+    """From the stage's manifest, facts and Samples, if it makes any; `num_examples` of them for each task."""
     manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     counts = manifest["counts"]
     kept: Counter[str] = Counter()
-    for split_and_task, count in counts["by_split_and_task"].items():
+    for split_and_task, count in counts.get("by_split_and_task", {}).items():
         kept[split_and_task.partition("/")[2]] += count
     thumbnails = find_thumbnails([folder])
     facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
@@ -30,7 +30,7 @@ def data_stage(name: str, folder: Path, num_examples: int) -> DataStage:
         stage=name,
         kind=manifest["kind"],
         kept=dict(kept),
-        drops=counts["drops"],
+        drops=counts.get("drops", {}),
         tables=tuple(table for fact in facts for table in _tables(fact)),
         written=tuple(_written(sample, thumbnails) for sample in _spread(folder, kept, num_examples)),
     )
@@ -93,7 +93,7 @@ def _spread(folder: Path, kept: Counter[str], num_examples: int) -> Iterator[Sam
         for task, count in kept.items()
     }
     seen: Counter[str] = Counter()
-    for sample in read_samples(folder):
+    for sample in read_samples(folder) if kept else ():  # one that makes none has no file of them
         if seen[sample.task] in wanted[sample.task]:
             yield sample
         seen[sample.task] += 1

@@ -56,22 +56,17 @@ def find_masked(root: Path, form: Format, images: str, masks: str) -> list[Maske
     if form == "png_per_object":
         return [_per_object(folder, root) for folder in sorted(root.iterdir()) if folder.is_dir()]
     if form == "aperio_xml":
-        return _paired(
-            _pictures(root), {path.with_suffix("").as_posix(): path for path in root.rglob("*.xml")}, root
-        )
-    pictures = {path.relative_to(root / images): path for path in _pictures(root / images).values()}
-    masked = {path.relative_to(root / masks): path for path in _pictures(root / masks).values()}
-    return _paired(
-        {key.with_suffix("").as_posix(): path for key, path in pictures.items()},
-        {key.with_suffix("").as_posix(): path for key, path in masked.items()},
-        root / images,
-    )
+        return _paired(_by_name(root, SUFFIXES), _by_name(root, (".xml",)), root)
+    return _paired(_by_name(root / images, SUFFIXES), _by_name(root / masks, SUFFIXES), root / images)
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """Path without its suffix -> path, of all pictures below a folder."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return {path.with_suffix("").as_posix(): path for path in found}
+def _by_name(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    """Path below the folder without its suffix -> the files of that name, which should be one."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes:
+            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return found
 
 
 def _per_object(folder: Path, root: Path) -> Masked:
@@ -87,17 +82,26 @@ def _per_object(folder: Path, root: Path) -> Masked:
     return Masked(name, pictures[0], files)
 
 
-def _paired(pictures: dict[str, Path], masks: dict[str, Path], root: Path) -> list[Masked]:
+def _paired(pictures: dict[str, list[Path]], masks: dict[str, list[Path]], root: Path) -> list[Masked]:
     found = []
-    for key, path in sorted(pictures.items()):
+    for key, (path, *others) in sorted(pictures.items()):
         name = path.relative_to(root).as_posix()
-        if key in masks:
-            found.append(Masked(name, path, (masks[key],)))
-        else:
+        files = masks.get(key, [])
+        if not files:
             found.append(Masked(name, fault=Fault("no_masks", f"{path}: no file of masks has its name")))
-    for key, path in sorted(masks.items()):
+        elif others or len(files) > 1:
+            alike = ", ".join(map(str, (path, *others, *files)))
+            found.append(
+                Masked(name, fault=Fault("ambiguous_name", f"{alike}: which of them belong together?"))
+            )
+        else:
+            found.append(Masked(name, path, (files[0],)))
+    for key, files in sorted(masks.items()):
         if key not in pictures:
-            found.append(Masked(path.name, fault=Fault("missing_image", f"{path}: no picture has its name")))
+            found += [
+                Masked(path.name, fault=Fault("missing_image", f"{path}: no picture has its name"))
+                for path in files
+            ]
     return found
 
 

@@ -9,7 +9,6 @@ stands in one split with all its questions. A killed run goes on at the slide wh
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +21,7 @@ from pathloom.ingest.slides_read import read_slides_into
 from pathloom.ingest.source import Source, WholeIngest
 from pathloom.phantom.slide import EXTENTS, LESIONS, MIN_SIDE_PX, NORMAL, SlidePlan, plan_slide, write_slide
 from pathloom.schema import Drop, Event, Image, Origin, Sample
+from pathloom.slides.reader import need_slides_extra
 from pathloom.slides.record import read_records
 from pathloom.stage import UserError
 from pathloom.store import count_records, write_shard
@@ -123,14 +123,15 @@ class PhantomSlidesConfig(WholeIngest):
     side_px: int = Field(
         default=3200, ge=MIN_SIDE_PX, le=20_000, description="width and height of a slide at 1 um per pixel"
     )
-    mpp: float = Field(default=1.0, gt=0, description="of the tiles, micrometres per pixel")
+    mpp: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="of the tiles, micrometres per pixel"
+    )
     size_px: int = Field(default=112, ge=16, le=2048, description="width and height of a tile")
 
     def check(self) -> None:
         if not self.train + self.test:
             raise UserError(f"{self.name}: train and test ask for no slide at all")
-        if any(find_spec(name) is None for name in ("tifffile", "imagecodecs", "openslide")):
-            raise UserError(f"{self.name}: slides need their readers: pip install 'pathloom[slides]'")
+        need_slides_extra()
 
     def slides(self) -> list[DealtSlide]:
         """Every slide, those of training first."""

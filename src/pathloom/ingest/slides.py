@@ -44,12 +44,17 @@ class SlidesConfig(WholeIngest):
 
     source: Literal["slides"]
     root: Path = Field(description="a slide, or a folder with slides in it")
-    mpp: float = Field(default=0.5, gt=0, description="of the tiles, micrometres per pixel")
+    mpp: float = Field(
+        default=0.5, gt=0, allow_inf_nan=False, description="of the tiles, micrometres per pixel"
+    )
     size_px: int = Field(default=224, ge=16, le=4096, description="width and height of a tile")
     overlap_px: int = Field(default=0, ge=0, description="by which neighbouring tiles overlap")
     min_tissue: float = Field(default=0.25, ge=0, le=1, description="share of a tile that must be tissue")
     stated_mpp: float | None = Field(
-        default=None, gt=0, description="micrometres per pixel of level 0, for slides that say none"
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="micrometres per pixel of level 0, for slides that say none",
     )
     check_tiles: bool = Field(
         default=True, description="read every tile once and leave out pen, blur, blank and unreadable ones"
@@ -78,7 +83,12 @@ class SlidesConfig(WholeIngest):
         if not self._found():
             raise UserError(f"{self.name}.root: {self.root} holds no slide; name a slide or a folder of them")
         if self.labels is not None:
-            self._labelled(list(self._found()))
+            labelled = self._labelled(list(self._found()))
+            if self.folds and any(row.split for row in labelled.values()):
+                raise UserError(
+                    f"{self.name}.folds: {self.labels} names the splits; leave out one of the two"
+                )
+            self._splits(labelled)
 
     def fingerprint(self) -> str:
         """Names, sizes and times of the slides and the table; "" where `root` is not there."""
@@ -97,18 +107,24 @@ class SlidesConfig(WholeIngest):
         assert self.labels is not None
         rows = _read_labels(self.labels)
         by_name: dict[str, Labelled] = {}
-        used: set[str] = set()
+        name_of: dict[str, str] = {}
         for name in names:
             file = Path(name).name
             key = next((key for key in (name, file, Path(file).stem) if key in rows), None)
-            if key is not None:
-                by_name[name] = rows[key]
-                used.add(key)
+            if key is None:
+                continue
+            if key in name_of:
+                raise UserError(
+                    f"{self.labels}: {key} could be {name_of[key]} or {name}; name slides by their path below "
+                    f"{self.root}"
+                )
+            by_name[name] = rows[key]
+            name_of[key] = name
         if not by_name:
             raise UserError(
                 f"{self.labels}: names none of the slides of {self.root}; there is {', '.join(names[:5])}"
             )
-        missing = sorted(set(rows) - used)
+        missing = sorted(set(rows) - set(name_of))
         if missing:
             raise UserError(
                 f"{self.labels}: no slide {missing[0]} in {self.root} (and {len(missing) - 1} more)"
@@ -143,9 +159,15 @@ class SlidesConfig(WholeIngest):
     def _samples(self, kept: list[Outcome], labelled: Mapping[str, Labelled] | None) -> list[Sample]:
         if labelled is None:
             return [self._sample(one, None, "train", ()) for one in kept]
-        rows = [labelled[one.name] for one in kept]
+        split_of = self._splits(labelled)
+        choices = tuple(sorted({row.label for row in labelled.values()}))
+        return [self._sample(one, labelled[one.name], split_of[one.name], choices) for one in kept]
+
+    def _splits(self, labelled: Mapping[str, Labelled]) -> dict[str, str]:
+        """Slide -> its split; of those that cannot be read too, so that it is known before any is. Raises UserError."""
+        rows = labelled.values()
         splits = [row.split for row in rows]
-        if kept and not all(splits):
+        if not all(splits):
             splits = split_by_group(
                 [row.group for row in rows],
                 [row.label for row in rows],
@@ -153,10 +175,7 @@ class SlidesConfig(WholeIngest):
                 folds=self.folds,
                 seed=self.seed,
             )
-        choices = tuple(sorted({row.label for row in labelled.values()}))
-        return [
-            self._sample(one, row, split, choices) for one, row, split in zip(kept, rows, splits, strict=True)
-        ]
+        return dict(zip(labelled, splits, strict=True))
 
     def _sample(self, one: Outcome, row: Labelled | None, split: str, choices: tuple[str, ...]) -> Sample:
         image = Image(
@@ -192,29 +211,37 @@ def _read_labels(path: Path) -> dict[str, Labelled]:
     """Slide as the table names it -> its row. Raises UserError."""
     try:
         reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+        names = reader.fieldnames or []
+        table = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise UserError(f"labels: {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: save the table as CSV UTF-8") from error
-    names = reader.fieldnames or []
+    except csv.Error as error:
+        raise UserError(f"{path}: no CSV table: {error}") from error
     for column in ("slide", "label"):
         if column not in names:
             raise UserError(f"{path}: no column {column!r}; it has {', '.join(names)}")
     rows: dict[str, Labelled] = {}
-    for row in reader:
+    for line, row in table:
         slide, label = (row["slide"] or "").strip(), (row["label"] or "").strip()
         split = (row.get("split") or "").strip()
         if not slide or not label:
-            raise UserError(f"{path}, line {reader.line_num}: slide or label is empty")
+            raise UserError(f"{path}, line {line}: slide or label is empty")
         if slide in rows:
-            raise UserError(f"{path}, line {reader.line_num}: the slide {slide} stands twice")
+            raise UserError(f"{path}, line {line}: the slide {slide} stands twice")
         if split and split not in _SPLITS:
-            raise UserError(
-                f"{path}, line {reader.line_num}: split {split!r}; give {', '.join(_SPLITS)} or nothing"
-            )
+            raise UserError(f"{path}, line {line}: split {split!r}; give {', '.join(_SPLITS)} or nothing")
         rows[slide] = Labelled(label, (row.get("group") or "").strip() or slide, split)
     if len({bool(row.split) for row in rows.values()}) > 1:
         raise UserError(f"{path}: some rows name a split and some do not; fill the column or leave it out")
+    split_of: dict[str, str] = {}
+    for one in rows.values():
+        if split_of.setdefault(one.group, one.split) != one.split:
+            raise UserError(
+                f"{path}: the group {one.group} stands in {split_of[one.group]} and in {one.split}, so that slides of "
+                "one patient would be learned and tested; give a group one split"
+            )
     return rows
 
 

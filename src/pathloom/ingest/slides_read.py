@@ -7,8 +7,8 @@ A slide is done when it has slide.json, or an outcome.json that says why it is r
 others.
 """
 
+import errno
 import hashlib
-import json
 import re
 import time
 from collections import Counter
@@ -25,6 +25,7 @@ from tqdm import tqdm
 from pathloom.images import BadImage
 from pathloom.ingest.slides_table import write_gallery, write_table
 from pathloom.schema import Record
+from pathloom.slides.find import slide_size_and_time
 from pathloom.slides.geojson import grid_features, outlines, tissue_features, write_geojson
 from pathloom.slides.grid import Grid, boxes_l0, tile_grid, tissue_shares
 from pathloom.slides.quality import judge_tile, slide_fault
@@ -44,7 +45,9 @@ NO_TISSUE = "no_tissue"
 class TileSettings(Record):
     """How slides are cut into tiles."""
 
-    mpp: float = Field(default=0.5, gt=0, description="micrometres per pixel of the tiles")
+    mpp: float = Field(
+        default=0.5, gt=0, allow_inf_nan=False, description="micrometres per pixel of the tiles"
+    )
     size_px: int = Field(default=224, ge=16, le=4096, description="width and height of a tile")
     overlap_px: int = Field(default=0, ge=0, description="by which neighbours overlap")
     min_tissue: float = Field(default=0.25, ge=0, le=1, description="share of a tile that must be tissue")
@@ -164,6 +167,8 @@ def _read_one(name: str, path: Path, out: Path, folder: Path, settings: TileSett
     except BadImage as error:
         about |= {"status": error.reason, "detail": str(error)}
     except Exception as error:  # a file that breaks its reader must not cost the others
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise  # says nothing about the slide, which is read again when the run goes on
         about |= {"status": "failed", "detail": f"{type(error).__name__}: {error}"[:500]}
     outcome = Outcome(**about, seconds=round(time.monotonic() - start, 2))
     _write_whole(folder / OUTCOME_FILE, outcome.model_dump_json(indent=2))
@@ -214,6 +219,7 @@ def _cut(slide: Slide, about: dict[str, Any], folder: Path, settings: TileSettin
     return SlideRecord(
         id=about["name"],
         path=about["path"],
+        file_bytes=slide_size_and_time(slide.path)[0],
         vendor=slide.vendor,
         width_l0=slide.size_l0[0],
         height_l0=slide.size_l0[1],
@@ -292,7 +298,6 @@ def _kept_path(path: Path, out: Path) -> str:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    json.loads(text)
     partial = path.with_suffix(".partial")
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)

@@ -67,6 +67,7 @@ class _Sam:
     """
 
     def __init__(self, name: str) -> None:
+        from safetensors import SafetensorError
         from transformers import AutoConfig, SamModel, SamProcessor
 
         from pathloom.models.load import default_device
@@ -77,13 +78,25 @@ class _Sam:
             if config.model_type != SAM:
                 raise UserError(f"segmenter {name}: a model of type {config.model_type}, not {SAM}")
             self.processor: Any = SamProcessor.from_pretrained(place)
-            model: Any = SamModel.from_pretrained(place, use_safetensors=True, dtype="float32")
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            model: Any
+            model, loaded = SamModel.from_pretrained(
+                place, use_safetensors=True, dtype="float32", output_loading_info=True
+            )
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # RuntimeError: weights of other sizes
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"segmenter {name}: cannot be loaded ({reason}). A hub model needs network or a filled cache; a folder "
                 "needs config.json, processor files and model.safetensors"
             ) from error
+        if missing := sorted(loaded["missing_keys"]):  # transformers would draw them at random
+            raise UserError(
+                f"segmenter {name}: has no weights for {missing[0]} (and {len(missing) - 1} more)"
+            )
         self.model = model.to(default_device()).eval()
         self._embeddings: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
 

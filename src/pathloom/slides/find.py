@@ -22,7 +22,7 @@ def find_slides(place: Path) -> dict[str, Path]:
     slides = {
         path.relative_to(place).as_posix(): path
         for path in sorted(place.rglob("*"))
-        if path.suffix.lower() in SLIDE_SUFFIXES
+        if path.suffix.lower() in SLIDE_SUFFIXES and not path.is_dir()
     }
     files = sorted(path for path in place.rglob("*") if path.suffix.lower() == DICOM_SUFFIX)
     for folder in dict.fromkeys(path.parent for path in files):
@@ -51,8 +51,8 @@ def slide_size_and_time(path: Path) -> tuple[int, int]:
     """Bytes and latest change (ns) of all files of a slide: a series' folder, and the folder beside a .mrxs file."""
     files = [path]
     if path.suffix.lower() == DICOM_SUFFIX:
-        files = sorted(path.parent.glob(f"*{DICOM_SUFFIX}"))
+        files = [other for other in path.parent.iterdir() if other.suffix.lower() == DICOM_SUFFIX]
     elif path.suffix.lower() == ".mrxs":
-        files += sorted(path.with_suffix("").rglob("*"))
+        files += path.with_suffix("").rglob("*")
     stats = [file.stat() for file in files if file.is_file()]
     return sum(one.st_size for one in stats), max((one.st_mtime_ns for one in stats), default=0)

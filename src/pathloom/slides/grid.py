@@ -14,6 +14,9 @@ BLOCK_TILES = 8
 each block at once, and a file tile on its edge is still in the reader's cache. Our own choice."""
 MAX_UPSAMPLING = 1.1
 """A slide this much coarser than the mpp asked for is refused, since its pixels would be made up. Our own choice."""
+MAX_TILES = 2**22
+"""Of one slide, glass too. A whole glass of 26 x 76 mm has 630 000 of 224 px at 0.25 um; an overlap of all but a pixel
+would ask for as many as the slide has pixels. Our own choice."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ def tile_grid(
     """Every whole tile of `size_px` at `mpp` inside the slide, from its corner on; neighbours overlap by `overlap_px`.
 
     It follows from the slide's size and resolution alone: the same slide in another format has the same grid. Raises
-    BadImage too_coarse (MAX_UPSAMPLING) and too_small (not one tile fits), UserError for an overlap of a whole tile.
+    BadImage too_coarse (MAX_UPSAMPLING), too_small (not one tile fits) and too_many_tiles (MAX_TILES), UserError for an
+    overlap of a whole tile.
     """
     if not 0 <= overlap_px < size_px:
         raise UserError(f"overlap_px {overlap_px}: give 0 or more, and less than size_px {size_px}")
@@ -47,6 +51,12 @@ def tile_grid(
     if not columns * rows:
         raise BadImage(
             "too_small", f"no tile of {size_px} px at {mpp:g} um fits into {size_l0[0]}x{size_l0[1]} px"
+        )
+    if columns * rows > MAX_TILES:
+        raise BadImage(
+            "too_many_tiles",
+            f"{columns * rows} tiles of {size_px} px at {mpp:g} um that overlap by {overlap_px}; at most {MAX_TILES} "
+            "are cut: ask for larger tiles, a larger mpp or less overlap",
         )
     row, column = (axis.ravel() for axis in np.mgrid[:rows, :columns])
     order = np.lexsort((column, row, column // BLOCK_TILES, row // BLOCK_TILES))

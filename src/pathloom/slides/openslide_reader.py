@@ -22,7 +22,7 @@ class OpenSlideLevels:
     def __init__(self, path: Path) -> None:
         """Raises BadImage: not_a_slide with OpenSlide's reason, colour_unclear (dicom.py)."""
         self._path = path
-        self._slide = self._open()
+        self._slide: Any = self._open()  # None once closed
         properties = self._slide.properties
         self.vendor = f"openslide/{properties['openslide.vendor']}"
         self.level_sizes_px: tuple[tuple[int, int], ...] = self._slide.level_dimensions
@@ -70,6 +70,8 @@ class OpenSlideLevels:
         import openslide
 
         shared = self._slide
+        if shared is None:
+            raise ValueError(f"{self._path}: is closed")
         try:
             return shared.read_region(*region)
         except openslide.OpenSlideError:
@@ -91,4 +93,7 @@ class OpenSlideLevels:
         return pixels
 
     def close(self) -> None:
-        self._slide.close()
+        # OpenSlide's own close() under a thread that is reading kills the process; so the object goes, and its file is
+        # closed when the last thread has let go of it.
+        with self._swap:
+            self._slide = None

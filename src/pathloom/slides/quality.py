@@ -15,7 +15,7 @@ from pathloom.slides.tissue import MIN_COLOUR, colour_of, optical_density
 Pixels = NDArray[np.uint8]
 
 BLANK_SHARE = 0.001
-"""A tile is blank with less stained area: the largest share of an empty tile, with dust and a coverslip's edge."""
+"""A tile is blank with less stained area; dust may take as much."""
 ALMOST_WHITE_SHARE = 0.03
 """A tile with less stained area is almost white: a corner of tissue in almost-white-2 takes 2.1 %."""
 INK_SHARE = 0.02

@@ -30,12 +30,13 @@ class SlideRecord(Record):
 
     id: str
     path: str
+    file_bytes: int = Field(default=0, ge=0, description="of all its files; 0 where they were not counted")
     vendor: str
     width_l0: int = Field(gt=0)
     height_l0: int = Field(gt=0)
     mpp_l0: float = Field(gt=0, description="micrometres per pixel of level 0")
     stated_mpp: float | None = Field(
-        default=None, description="what the recipe stated where the file says none"
+        default=None, description="what the recipe states for slides that say none; `mpp_l0` is what was used"
     )
     mpp: float = Field(gt=0, description="of the tiles")
     size_px: int = Field(gt=0, description="width and height of a tile, in pixels of `mpp`")

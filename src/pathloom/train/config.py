@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pathloom.masks import CLASSICAL
+from pathloom.models.segment import check_segmenter, segmenter_fingerprint
 from pathloom.models.slide_config import SlideTokens
 from pathloom.schema import Record
 from pathloom.stage import ModelRef, StageConfig
@@ -357,9 +358,12 @@ class ReinforceConfig(TrainConfig):
         given = self.rewards.get(task) or self.rewards.get(DEFAULT)
         return given or default_weights(punish_length=self.algorithm == "dapo", style=self.style)
 
+    def fingerprint(self) -> str:
+        """A changed segmenter folder pays other answers."""
+        return super().fingerprint() + segmenter_fingerprint(self.segmenter)
+
     def check(self) -> None:
         """The trainer block against TRL's own config class, before the first stage runs."""
-        from pathloom.models.segment import check_segmenter
         from pathloom.train.reinforce import check_reinforce
 
         check_segmenter(self.segmenter)

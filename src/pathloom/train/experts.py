@@ -22,7 +22,7 @@ from pathloom.models.experts import (
     routed,
 )
 from pathloom.models.experts_config import Mixture, Route, expert_of, route_of
-from pathloom.models.load import load_model
+from pathloom.models.load import load_card, load_model
 from pathloom.models.slide_ticket import picture_loader
 from pathloom.schema import Image, Sample
 from pathloom.slides.features import Shelf
@@ -69,6 +69,7 @@ def train_one(
     like, begun = begin_at(config, base, starts)
     model, processor = load_trainable(config, like, shelf, training)
     kept = mix_in(config, mixture, model, begun)
+    del begun  # as large as several models
     rows = RoutedRows(config, mixture, training, picture_loader(model, processor))
     trainer = ExpertsTrainer(
         config,
@@ -83,7 +84,8 @@ def train_one(
     if config.trainer.get("max_steps") != 0:  # the trainer takes 0 for "as many as the epochs have"
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / CHECKPOINTS))
     counts = finish(trainer, config, base, rows.samples, out, CURVE)
-    return counts | ({"share_kept": kept} if kept else {})
+    warnings = _sizes_apart(config, starts, processor)
+    return counts | ({"share_kept": kept} if kept else {}) | ({"warnings": warnings} if warnings else {})
 
 
 def plan(config: ExpertsConfig, training: Sequence[Sample]) -> Mixture:
@@ -134,7 +136,7 @@ def begin_at(config: ExpertsConfig, base: str, starts: Mapping[str, str]) -> tup
     before = load_model(base, dtype="float32")[0].state_dict()
     stages, like = [], base
     for stage, folder in starts.items():
-        after = load_model(folder, dtype="float32")[0].state_dict()
+        after = load_model(folder, dtype="auto")[0].state_dict()
         stages.append(learnt_since(stage, before, after, config.target_modules))
         if after.keys() - before.keys():
             like = folder
@@ -167,6 +169,18 @@ def _starts(config: ExpertsConfig, inputs: Mapping[str, Path], out: Path) -> dic
         of_fold = inputs[stage] / out.name
         folders[stage] = str(of_fold if of_fold.is_dir() else inputs[stage])
     return folders
+
+
+def _sizes_apart(config: ExpertsConfig, starts: Mapping[str, str], processor: Any) -> list[str]:
+    """What to tell of stages that saw pictures of another size than the mixture will, where the entry names none."""
+    own = processor.image_processor.size["longest_edge"]  # an area
+    cards = {stage: load_card(folder) for stage, folder in starts.items() if config.max_pixels is None}
+    return [
+        f"{stage} was shown pictures of {card.max_pixels:,} pixels at most and the mixture is shown {own:,}: set "
+        "max_pixels"
+        for stage, card in cards.items()
+        if card is not None and card.max_pixels != own
+    ]
 
 
 class RoutedRows(Rows):

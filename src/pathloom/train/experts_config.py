@@ -90,6 +90,11 @@ class ExpertsConfig(TrainConfig):
             raise ValueError("start_from: a stage stands there twice")
         if self.top_k is not None and self.top_k > self.num_experts:
             raise ValueError(f"top_k: {self.top_k} of {self.num_experts} experts cannot be at work")
+        if self.routing == "soft" and self.top_k == 1 < self.num_experts:
+            raise ValueError(
+                "top_k: the gate of a single expert is 1 whatever is learnt, so the loss could not teach who is "
+                "asked; give 2 or more, or routing: hard"
+            )
         known = (*SCALES, *(task.name for task in TASKS))
         for key, expert in self.all_routes.items():
             scale, _, task = key.rpartition("/")

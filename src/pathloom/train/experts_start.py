@@ -19,10 +19,15 @@ from pathloom.train.parts import module_of
 State = Mapping[str, Tensor]
 
 EXACT_SVD_UP_TO = 1024
-"""Edge of the largest matrix whose whole SVD is computed; our own choice, above those of a nano model. A larger one has
-a randomised SVD (Halko et al. 2011, arXiv 0909.4061, algorithm 5.1, 4 power iterations), exact where its rank is low.
+"""Shorter edge of the largest matrix whose whole SVD is computed; our own choice, above those of a nano model. A larger
+one has a randomised SVD (Halko et al. 2011, arXiv 0909.4061, algorithm 5.1, 4 power iterations), exact where its rank
+is low.
 """
 _OVERSAMPLING = 16
+_FAINT = 1e-3
+"""Of the largest strength: a direction below it holds less than a millionth of the squared norm, and is mostly the
+rounding of the weights whose difference it is of. Our own choice.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,14 @@ class Learnt:
 def learnt_since(stage: str, base: State, after: State, target_modules: str) -> Learnt:
     """The difference of two states of one model: that of layers with experts apart from that of all other tensors.
 
-    Raises UserError where the stage cannot have begun at the base: a tensor is missing or of another shape.
+    A stage that trained adapters on a GPU began at the base rounded to half precision, and is compared with that: what
+    rounding changed is not learnt.
+
+    Raises UserError where `target_modules` matches no layer, and where the stage cannot have begun at the base: a
+    tensor is missing or of another shape.
     """
+    if not any(re.fullmatch(target_modules, name.removesuffix(".weight")) for name in base):
+        raise UserError(f"target_modules: no layer's name matches {target_modules!r}")
     changes: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
     for name, before in base.items():
@@ -47,11 +58,12 @@ def learnt_since(stage: str, base: State, after: State, target_modules: str) -> 
                 f"start_from: {stage} did not begin at `model`: {name} is missing or has another shape"
             )
     for name, now in after.items():
-        if name in base and torch.equal(now, base[name]):
+        began = base[name].to(now.dtype) if name in base else None
+        if began is not None and torch.equal(now, began):
             continue
         layer, _, leaf = name.rpartition(".")
-        if leaf == "weight" and re.fullmatch(target_modules, layer):
-            changes[layer] = now.float() - base[name].float()
+        if began is not None and leaf == "weight" and re.fullmatch(target_modules, layer):
+            changes[layer] = now.float() - began.float()
         else:
             parts.setdefault(module_of(name), {})[name] = now
     return Learnt(stage, changes, parts)
@@ -67,6 +79,7 @@ def taken_over(stages: Sequence[Learnt]) -> dict[str, Tensor]:
                 raise UserError(
                     f"start_from: {owner[part]} and {learnt.stage} have both changed {min(tensors)} or another tensor "
                     f"of the part {part}, and a mixture has one {part}: let one of them learn it, or none"
+                    + (", or name its layers in target_modules" if part == "language" else "")
                 )
             owner[part] = learnt.stage
             taken |= tensors
@@ -74,10 +87,10 @@ def taken_over(stages: Sequence[Learnt]) -> dict[str, Tensor]:
 
 
 def cut(change: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor, float]:
-    """(down [rank, in], up [rank, out], share) of a change [out, in]: change is about up.T @ down.
+    """(down [found, in], up [found, out], share) of a change [out, in]: change is about up.T @ down.
 
     The truncated SVD, the best there is at this rank (Eckart and Young 1936), its strengths on both sides alike;
-    `share` of the squared norm is kept.
+    `share` of the squared norm is kept. `found` is `rank`, or less where the change has no more directions.
     """
     if min(change.shape) <= EXACT_SVD_UP_TO:
         left, strengths, right = torch.linalg.svd(change, full_matrices=False)
@@ -85,11 +98,12 @@ def cut(change: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor, float]:
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            left, strengths, right = torch.svd_lowrank(change, q=rank + _OVERSAMPLING, niter=4)
-    found = min(rank, len(strengths))
+            left, strengths, right = torch.svd_lowrank(
+                change, q=min(rank + _OVERSAMPLING, *change.shape), niter=4
+            )
+    found = min(rank, int((strengths > _FAINT * strengths[0]).sum()))
     roots = strengths[:found].sqrt()
-    down, up = change.new_zeros(rank, change.shape[1]), change.new_zeros(rank, change.shape[0])
-    down[:found], up[:found] = (right[:, :found] * roots).T, (left[:, :found] * roots).T
+    down, up = (right[:, :found] * roots).T, (left[:, :found] * roots).T
     total = float(change.square().sum())
     return down, up, float(strengths[:found].square().sum()) / total if total else 1.0
 
@@ -110,13 +124,12 @@ def begin(layers: Mapping[str, Experts], stages: Sequence[Learnt], rank: int, se
             down, up, share = cut(learnt.changes[name], rank, seed)
             norm = float(learnt.changes[name].square().sum())
             total, kept_norm = total + norm, kept_norm + share * norm
-            scaled = 1 / experts.mixture.scaling
-            if experts.mixture.routing == "shared":
-                scaled /= len(stages)
-                ranks = slice(place * rank, (place + 1) * rank)
-                experts.down[0, ranks], experts.up[0, ranks] = down * scaled**0.5, up * scaled**0.5
-            else:
-                experts.down[place], experts.up[place] = down * scaled**0.5, up * scaled**0.5
+            shared = experts.mixture.routing == "shared"
+            expert, first = (0, place * rank) if shared else (place, 0)
+            scaled = 1 / experts.mixture.scaling / (len(stages) if shared else 1)
+            ranks = slice(first, first + len(down))
+            experts.down[expert, ranks] = down * scaled**0.5
+            experts.up[expert, ranks] = up * scaled**0.5
         kept[learnt.stage] = kept_norm / total if total else 1.0
     return kept
 

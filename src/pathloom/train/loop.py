@@ -113,7 +113,8 @@ class ResumesWholeModels:
         if self.is_fsdp_enabled or not any(Path(resume_from_checkpoint).glob("model*.safetensors")):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
-        saved, _ = load_model(resume_from_checkpoint, dtype="auto")
+        # "auto" would round what learns in float32 inside a model of half precision
+        saved, _ = load_model(resume_from_checkpoint, dtype="float32")
         (model or self.model).load_state_dict(saved.state_dict())
 
 
