@@ -6,7 +6,7 @@ from the task's other templates.
 
 from dataclasses import dataclass
 
-from pathloom.schema import Sample
+from pathloom.schema import Sample, Scale
 from pathloom.tasks import find_task
 from pathloom.tasks.task import Template
 
@@ -20,7 +20,8 @@ DIMENSION = "dimension="
 class Benchmark:
     """One row. `source` is `Sample.origin.source` ("*" for any); `size` is the expected number, None when it depends.
 
-    `stratum` is one that its Samples carry, where sources alone do not tell them. `metric` is the one it is reported
+    `stratum` is one that its Samples carry, where sources alone do not tell them; `scale` keeps it to regions or to
+    slides. `metric` is the one it is reported
     by; "" for the task's own.
 
     `version` is raised when the row changes so that older numbers are no longer comparable.
@@ -36,6 +37,7 @@ class Benchmark:
     licence: str
     stratum: str = ""
     metric: str = ""
+    scale: Scale | None = None
 
     @property
     def primary_metric(self) -> str:
@@ -45,6 +47,8 @@ class Benchmark:
     def asks(self, sample: Sample) -> bool:
         """Whether the Sample is one of its own, whatever its split."""
         if sample.task != self.task or self.source not in ("*", sample.origin.source):
+            return False
+        if self.scale not in (None, sample.scale):
             return False
         made_for = [stratum for stratum in sample.strata if stratum.startswith(OF_BENCHMARK)]
         return self.stratum in sample.strata if self.stratum else not made_for
@@ -167,7 +171,28 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         "MoNuSeg, Kumar et al. 2017, IEEE Transactions on Medical Imaging 36, 1550-1560",
         "CC BY-NC-SA 4.0",
     ),
-    Benchmark("tiles_label", "*", "label", "classify", 1, None, "the folder's own", "the folder's own"),
+    Benchmark(
+        "tiles_label",
+        "*",
+        "label",
+        "classify",
+        1,
+        None,
+        "the folder's own",
+        "the folder's own",
+        scale="region",
+    ),
+    Benchmark(
+        "slides_label",
+        "*",
+        "label",
+        "classify",
+        1,
+        None,
+        "the folder's own",
+        "the folder's own",
+        scale="slide",
+    ),
     Benchmark("boxes_found", "*", "boxes", "list_1000", 1, None, "the folder's own", "the folder's own"),
     Benchmark("masks_found", "*", "mask", "outline_1000", 1, None, "the folder's own", "the folder's own"),
 )

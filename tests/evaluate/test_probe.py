@@ -178,7 +178,7 @@ def test_a_probe_of_slides_sees_the_mean_of_their_tiles_and_leaves_out_those_wit
         kind="probe",
         samples=("slides",),
         slides=("seen",),
-        benchmark="tiles_label",
+        benchmark="slides_label",
         num_resamples=100,
     )
 
@@ -197,6 +197,6 @@ def test_a_probe_of_slides_takes_no_encoder_of_its_own():
             kind="probe",
             samples=("slides",),
             slides=("seen",),
-            benchmark="tiles_label",
+            benchmark="slides_label",
             encoder="efficientnet_lite0",
         )

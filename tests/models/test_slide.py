@@ -319,14 +319,16 @@ def test_slides_are_generated_from_with_a_cache_as_without(model_folders, shelf,
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision_reads_the_same_slides(model_folders, shelf, family):
+def test_half_precision_reads_slides_about_as_well_as_pictures(model_folders, shelf, family):
     model, processor = reading_model(model_folders[family], shelf)
     pictures = [*shown(model, processor, "one", "two"), picture(1, 64, 64)]
     exact = logits(model, processor, pictures)
 
     rounded = logits(model.to(torch.bfloat16), processor, pictures).float()
 
-    assert (rounded - exact).norm() < 0.05 * exact.norm()
+    one, two, plain = (rounded - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert max(one, two) < 2 * plain
+    assert plain < 0.15, "random weights of a few layers round no worse"
 
 
 def test_a_model_without_a_shelf_or_without_the_slide_says_so(model_folder, shelf, tmp_path):

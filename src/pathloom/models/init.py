@@ -19,7 +19,7 @@ from pathloom.tasks.task import SYSTEM_PROMPTS, Style
 class InitConfig(StageConfig):
     """Entry of a recipe: `{name: untrained, kind: init, preset: qwen2.5-vl-nano, samples: [phantoms]}`."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     kind: Literal["init"]
     preset: str = "qwen2.5-vl-nano"

@@ -144,8 +144,14 @@ class TrainConfig(StageConfig):
         return dict.fromkeys(self.slides, "embed_slides")
 
     def fingerprint(self) -> str:
-        """A changed task or model folder trains anew."""
-        return f"{[(task.name, task.version) for task in TASKS]} {self.model.fingerprint()}"
+        """A changed task or model folder trains anew; where no tasks are named, any of them may be learnt."""
+        named = self.named_tasks()
+        versions = [(task.name, task.version) for task in TASKS if not named or task.name in named]
+        return f"{versions} {self.model.fingerprint()}"
+
+    def named_tasks(self) -> frozenset[str]:
+        """All tasks that the Samples learnt can have; empty where the entry leaves that open."""
+        return frozenset(self.tasks)
 
     def check(self) -> None:
         """The trainer block against TRL's own config class, before the first stage runs."""
@@ -174,6 +180,12 @@ class SftConfig(TrainConfig):
     def needs(self) -> tuple[str, ...]:
         replayed = self.replay.samples if self.replay else ()
         return tuple(dict.fromkeys((*self.samples, *replayed, *self.slides, *self.model.needs())))
+
+    def named_tasks(self) -> frozenset[str]:
+        if self.replay is None:
+            return super().named_tasks()
+        named = (frozenset(self.tasks), frozenset(self.replay.tasks))
+        return named[0] | named[1] if all(named) else frozenset()
 
 
 class PretrainConfig(TrainConfig):
