@@ -43,18 +43,12 @@ SAMPLES_PER_FEATURE_SHARD = 512
 """What a kill costs at most; our own choice."""
 
 
-class EmbedConfig(StageConfig):
-    """Entry of a recipe: `{name: seen, kind: embed, samples: [figures], encoder: efficientnet_lite0, of: image}`."""
+class EncoderConfig(StageConfig):
+    """Common keys of stages that keep what a frozen encoder makes of Samples."""
 
-    version: ClassVar[int] = 1
-
-    kind: Literal["embed"]
     samples: tuple[str, ...] = Field(min_length=1, description="stages whose Samples are read, in this order")
     encoder: str = Field(
-        description="as models/embed.py names them: efficientnet_lite0, minilm, timm:..., open_clip:..."
-    )
-    of: Literal["image", "text", "caption"] = Field(
-        description="a Sample's first picture; its words: question, answer and context; or its answer alone"
+        description="as models/embed.py names them: efficientnet_lite0, minilm, timm:..., open_clip:..., tower:..."
     )
     batch_size: int = Field(default=BATCH_SIZE, ge=1)
 
@@ -70,7 +64,7 @@ class EmbedConfig(StageConfig):
         return encoder_kinds(self.encoder)
 
     def check(self) -> None:
-        check_encoder(self.encoder, "image" if self.of == "image" else "text")
+        check_encoder(self.encoder, "image")
 
     def keyed(self) -> dict[str, Any]:
         """The batch changes the last bits of a vector at most."""
@@ -78,6 +72,20 @@ class EmbedConfig(StageConfig):
 
     def fingerprint(self) -> str:
         return encoder_fingerprint(self.encoder)
+
+
+class EmbedConfig(EncoderConfig):
+    """Entry of a recipe: `{name: seen, kind: embed, samples: [figures], encoder: efficientnet_lite0, of: image}`."""
+
+    version: ClassVar[int] = 1
+
+    kind: Literal["embed"]
+    of: Literal["image", "text", "caption"] = Field(
+        description="a Sample's first picture; its words: question, answer and context; or its answer alone"
+    )
+
+    def check(self) -> None:
+        check_encoder(self.encoder, "image" if self.of == "image" else "text")
 
 
 @dataclass(frozen=True)

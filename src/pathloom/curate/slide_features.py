@@ -8,18 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
-
+from pathloom.curate.features import EncoderConfig
 from pathloom.images import BadImage
-from pathloom.models.embed import (
-    BATCH_SIZE,
-    Encoder,
-    check_encoder,
-    encoder_fingerprint,
-    encoder_kinds,
-    encoder_stages,
-    parse_encoder,
-)
+from pathloom.models.embed import Encoder
 from pathloom.slides.features import (
     FEATURES_FOLDER,
     FeaturesAbout,
@@ -31,7 +22,7 @@ from pathloom.slides.features import (
 )
 from pathloom.slides.record import SlideRecord, read_records
 from pathloom.slides.record import read_tiles as read_places
-from pathloom.stage import FACTS_FILE, StageConfig, UserError, write_json
+from pathloom.stage import FACTS_FILE, UserError, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,36 +30,16 @@ if TYPE_CHECKING:
     from PIL import Image as PILImage
 
 
-class EmbedSlidesConfig(StageConfig):
+class EmbedSlidesConfig(EncoderConfig):
     """Entry of a recipe: `{name: tiles_seen, kind: embed_slides, samples: [slides], encoder: efficientnet_lite0}`."""
 
     version: ClassVar[int] = 1
 
     kind: Literal["embed_slides"]
-    samples: tuple[str, ...] = Field(min_length=1, description="stages of a source of slides")
-    encoder: str = Field(description="of pictures, as models/embed.py names them")
-    batch_size: int = Field(default=BATCH_SIZE, ge=1)
-
-    @field_validator("encoder")
-    @classmethod
-    def _encoder_is_known(cls, name: str) -> str:
-        return parse_encoder(name).text
-
-    def needs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.samples, *encoder_stages(self.encoder))))
 
     def kinds_needed(self) -> dict[str, str]:
-        return dict.fromkeys(self.samples, "ingest") | encoder_kinds(self.encoder)
-
-    def check(self) -> None:
-        check_encoder(self.encoder, "image")
-
-    def keyed(self) -> dict[str, Any]:
-        """The batch changes the last bits of a vector at most."""
-        return {key: value for key, value in super().keyed().items() if key != "batch_size"}
-
-    def fingerprint(self) -> str:
-        return encoder_fingerprint(self.encoder)
+        """`samples` are stages of a source of slides."""
+        return dict.fromkeys(self.samples, "ingest") | super().kinds_needed()
 
 
 def run_embed_slides(config: EmbedSlidesConfig, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:

@@ -37,28 +37,13 @@ class Labelled:
     split: str
 
 
-class SlidesConfig(WholeIngest):
-    """Entry of a recipe, and what `pathloom ingest slides` runs."""
+class SlidesConfig(WholeIngest, TileSettings):
+    """Entry of a recipe, and what `pathloom ingest slides` runs: the keys of TileSettings, and these."""
 
     version: ClassVar[int] = 1
 
     source: Literal["slides"]
     root: Path = Field(description="a slide, or a folder with slides in it")
-    mpp: float = Field(
-        default=0.5, gt=0, allow_inf_nan=False, description="of the tiles, micrometres per pixel"
-    )
-    size_px: int = Field(default=224, ge=16, le=4096, description="width and height of a tile")
-    overlap_px: int = Field(default=0, ge=0, description="by which neighbouring tiles overlap")
-    min_tissue: float = Field(default=0.25, ge=0, le=1, description="share of a tile that must be tissue")
-    stated_mpp: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="micrometres per pixel of level 0, for slides that say none",
-    )
-    check_tiles: bool = Field(
-        default=True, description="read every tile once and leave out pen, blur, blank and unreadable ones"
-    )
     labels: Path | None = Field(
         default=None, description="CSV with the columns slide and label, and where known group and split"
     )
@@ -134,19 +119,11 @@ class SlidesConfig(WholeIngest):
     def ingest(self, out: Path) -> dict[str, Any]:
         """Read every slide, then write Samples and Drops."""
         found = self._found()
-        settings = TileSettings(
-            mpp=self.mpp,
-            size_px=self.size_px,
-            overlap_px=self.overlap_px,
-            min_tissue=self.min_tissue,
-            stated_mpp=self.stated_mpp,
-            check_tiles=self.check_tiles,
-        )
         labelled = None if self.labels is None else self._labelled(list(found))
         wanted = (
             found if labelled is None else {name: path for name, path in found.items() if name in labelled}
         )
-        outcomes = read_slides(wanted, out, settings, title=self.dataset)
+        outcomes = read_slides(wanted, out, self, title=self.dataset)
         drops = [self._drop(one.name, one.status, one.detail) for one in outcomes if one.status != READ] + [
             self._drop(name, "no_label", f"{self.labels} does not name it")
             for name in found

@@ -5,7 +5,6 @@ so a slide of any size is written in the memory of a few strips. Stain, paper, t
 from the slide's seed whatever its label; only the lesion tells it.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from pathloom.phantom.slide_plan import (
     plan_slide,
     rasterise,
 )
+from pathloom.slides.geojson import write_geojson
 from pathloom.slides.write import QUALITY, TILE_PX, write_pyramid
 
 __all__ = [
@@ -135,8 +135,7 @@ def write_slide(
     plan: SlidePlan, path: Path, *, tile_px: int = TILE_PX, quality: int = QUALITY, quiet: bool = True
 ) -> None:
     """Write the slide as a pyramidal TIFF, and its truth beside it as PATH's name with .geojson."""
-    truth = path.with_suffix(".geojson")
-    truth.write_text(json.dumps(plan.to_geojson()) + "\n", encoding="utf-8")
+    write_geojson(plan.outlines(), path.with_suffix(".geojson"))
     painter = SlidePainter(plan)
     write_pyramid(
         path,

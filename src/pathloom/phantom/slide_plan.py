@@ -15,6 +15,8 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 from scipy import ndimage
 
+from pathloom.slides.geojson import polygon
+
 Polygon = NDArray[np.float64]
 """[n, 2] x, y in pixels of level 0, not closed."""
 
@@ -85,26 +87,13 @@ class SlidePlan:
         mask = rasterise(near, x_l0, y_l0, samples, samples, side_l0 / samples)
         return float(np.count_nonzero(mask)) / samples**2
 
-    def to_geojson(self) -> dict[str, Any]:
-        """Tissue, gaps, benign foci and lesion as annotations that QuPath opens; coordinates are pixels of level 0."""
+    def outlines(self) -> list[dict[str, Any]]:
+        """Tissue, gaps, benign foci and lesion as annotations that QuPath opens."""
         named = [("tissue", one) for one in self.tissue_l0]
         named += [("gap", one) for one in self.gaps_l0]
         named += [(f"focus of {one.kind}", one.outline_l0) for one in self.benign_foci]
         named += [(one.kind, one.outline_l0) for one in self.lesions]
-        return {
-            "type": "FeatureCollection",
-            "features": [
-                {
-                    "type": "Feature",
-                    "geometry": {
-                        "type": "Polygon",
-                        "coordinates": [np.round([*outline, outline[0]], 1).tolist()],
-                    },
-                    "properties": {"objectType": "annotation", "classification": {"name": name}},
-                }
-                for name, outline in named
-            ],
-        }
+        return [polygon([np.round(outline, 1)], name) for name, outline in named]
 
 
 def area_px(outline: Polygon) -> float:

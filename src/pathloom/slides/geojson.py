@@ -19,21 +19,13 @@ def tissue_features(mask: NDArray[np.bool_], size_l0: tuple[int, int]) -> list[d
     """A Polygon for each piece of the mask [h, w] over the whole slide, its holes as inner rings."""
     height, width = mask.shape
     per_px = np.array([size_l0[0] / width, size_l0[1] / height])
-    return [
-        _feature("Polygon", [_ring(ring * per_px) for ring in rings], "Tissue", TISSUE_COLOUR)
-        for rings in outlines(mask)
-    ]
+    return [polygon([ring * per_px for ring in rings], "Tissue", TISSUE_COLOUR) for rings in outlines(mask)]
 
 
 def grid_features(boxes_l0: Iterable[Box]) -> list[dict[str, Any]]:
     """A square Polygon for each tile."""
     return [
-        _feature(
-            "Polygon",
-            [_ring(np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], float))],
-            "Tile",
-            GRID_COLOUR,
-        )
+        polygon([np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], float)], "Tile", GRID_COLOUR)
         for x1, y1, x2, y2 in boxes_l0
     ]
 
@@ -112,18 +104,24 @@ def _area(ring: NDArray[np.float64]) -> float:
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
-def _ring(corners: NDArray[np.float64]) -> Ring:
+def _ring(corners: NDArray[np.floating]) -> Ring:
     """Closed: the first corner again at the end (RFC 7946, 3.1.6)."""
     return [[float(x), float(y)] for x, y in [*corners, corners[0]]]
 
 
-def _feature(kind: str, coordinates: Any, name: str, colour: tuple[int, int, int]) -> dict[str, Any]:
+def polygon(
+    rings: Sequence[NDArray[np.floating]], name: str, colour: tuple[int, int, int] | None = None
+) -> dict[str, Any]:
+    """An annotation of class `name`: the outer ring [n, 2] of x, y in pixels of level 0, then its holes.
+
+    Without a colour QuPath gives the class one.
+    """
     return {
         "type": "Feature",
-        "geometry": {"type": kind, "coordinates": coordinates},
+        "geometry": {"type": "Polygon", "coordinates": [_ring(ring) for ring in rings]},
         "properties": {
             "objectType": "annotation",
-            "classification": {"name": name, "color": list(colour)},
+            "classification": {"name": name} | ({"color": list(colour)} if colour else {}),
             "isLocked": False,
         },
     }

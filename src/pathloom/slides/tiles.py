@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image as PILImage
 
 from pathloom.images import BadImage
+from pathloom.slides.reader import best_level
 
 MAX_SUPERTILE_PX = 2**20
 """Pixels of the level in one region: 1024 x 1024, 3 MiB. Our own choice; `speed/tiling.py` measures it."""
@@ -57,7 +58,7 @@ class Cut:
 def choose_cut(slide: Readable, *, mpp: float, size_px: int) -> Cut:
     """See the module's first lines."""
     wanted = mpp / slide.mpp_l0 * (1 + LEVEL_TOLERANCE)
-    level = max((i for i, by in enumerate(slide.level_downsamples) if by <= wanted), default=0)
+    level = best_level(slide.level_downsamples, wanted)
     downsample = slide.level_downsamples[level]
     return Cut(level, downsample, max(1, int(np.floor(size_px * mpp / (slide.mpp_l0 * downsample) + 0.5))))
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from pathloom.images import LIMITS, BadImage
+from pathloom.slides.reader import best_level
 from pathloom.slides.tiles import Readable
 
 MASK_MPP = 8.0
@@ -79,7 +80,7 @@ def read_overview(slide: Readable, size_l0: tuple[int, int], *, mpp: float = MAS
     """
     shrink_l0 = max(1.0, mpp / slide.mpp_l0)
     finer_l0 = COLOUR_MPP / slide.mpp_l0
-    level = max((i for i, by in enumerate(slide.level_downsamples) if by <= finer_l0 * 1.01), default=0)
+    level = best_level(slide.level_downsamples, finer_l0 * 1.01)
     by = slide.level_downsamples[level]
     width, height = (max(1, round(length / shrink_l0)) for length in size_l0)
     if width * height > LIMITS.max_pixels:
