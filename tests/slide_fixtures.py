@@ -11,12 +11,14 @@ from pathloom.slides.features import (
     FeaturesAbout,
     SlideAbout,
     TileFeatures,
+    TileKind,
     write_about,
     write_features,
 )
 
 DIM = 12
 ENCODER = "made (weights 123)"
+KIND = TileKind(encoder=ENCODER, dim=DIM, mpp=1.0, size_px=112)
 
 
 def slide_image(slide: str) -> Image:
@@ -31,6 +33,7 @@ def write_slides(
     change: Mapping[str, int] | None = None,
     missing: Mapping[str, str] | None = None,
     meaning: Mapping[str, float] | None = None,
+    mpp: float = 1.0,
 ) -> Path:
     """A stage's folder with that many tiles of noise for each slide, on a grid of 32 columns.
 
@@ -48,7 +51,7 @@ def write_slides(
         found = TileFeatures(features.astype(np.float16), places.astype(np.int32))
         write_features(stage / FEATURES_FOLDER / f"{slide}.safetensors", found, encoder)
     slides = {
-        slide: SlideAbout(file=f"{slide}.safetensors", num_tiles=count, mpp=1.0, size_px=112)
+        slide: SlideAbout(file=f"{slide}.safetensors", num_tiles=count, mpp=mpp, size_px=112)
         for slide, count in tiles.items()
     }
     write_about(FeaturesAbout(encoder=encoder, dim=DIM, slides=slides, missing=dict(missing or {})), stage)

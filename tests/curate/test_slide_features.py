@@ -113,7 +113,11 @@ def test_each_kept_tile_is_seen_where_it_lies(inputs, out):
     assert (counts["slides"], counts["tiles"], counts["missing"]) == (2, 22, {})
     assert set(SEEN) == {4, 3}
     shelf = Shelf([out])
-    assert (shelf.ids, shelf.dim, shelf.encoder) == (("id of a", "id of b"), 3, "colours (weights 1)")
+    assert (shelf.ids, shelf.kind.dim, shelf.kind.encoder) == (
+        ("id of a", "id of b"),
+        3,
+        "colours (weights 1)",
+    )
     for seed, slide in enumerate(shelf.ids):
         tiles = shelf.read(slide)
         truth = [patchwork(seed)[y + 5, x + 5] for x, y in tiles.places_l0]

@@ -35,7 +35,7 @@ def inputs(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     seen = write_slides(root / "seen", SLIDES, missing={"lost": "unreadable: cut off"})
     model, processor = load_model(str(model_folder))
     shelf = Shelf([seen])
-    attach_slides(model, SlideTokens(side=2), shelf.dim, shelf.encoder, 0)
+    attach_slides(model, SlideTokens(side=2), shelf.kind, 0)
     for part in (model, processor):
         part.save_pretrained(root / "model")
     (root / "model" / "pathloom_card.json").write_bytes((model_folder / "pathloom_card.json").read_bytes())

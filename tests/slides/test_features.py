@@ -70,7 +70,7 @@ def test_stages_of_one_encoder_stand_on_one_shelf(tmp_path):
     shelf = Shelf([first, second])
 
     assert shelf.ids == ("a", "b", "c")
-    assert (shelf.dim, "a" in shelf, "d" in shelf) == (DIM, True, False)
+    assert (shelf.kind.dim, "a" in shelf, "d" in shelf) == (DIM, True, False)
     assert [len(shelf.read(slide).features) for slide in shelf.ids] == [5, 0, 2]
     with pytest.raises(UserError, match="no such file"):
         shelf.read("d")
@@ -80,7 +80,12 @@ def test_stages_of_one_encoder_stand_on_one_shelf(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"), [({"encoder": "another"}, "one encoder"), ({"tiles": {"a": 3}}, "slide a")]
+    ("other", "said"),
+    [
+        ({"encoder": "another"}, "by another"),
+        ({"mpp": 0.5}, "0.5 um"),
+        ({"tiles": {"a": 3}}, "slide a"),
+    ],
 )
 def test_stages_that_do_not_belong_together_are_refused(tmp_path, other, said):
     first = write_slides(tmp_path / "first", {"a": 5})

@@ -245,7 +245,7 @@ def test_a_ticket_is_never_turned():
 def test_parts_that_learn_whole_in_a_model_of_half_precision_do_so_in_single(model_folders, places, family):
     shelf = Shelf([places["seen"]])
     model, processor = load_model(str(model_folders[family]), dtype="bfloat16")
-    attach_slides(model, SlideTokens(side=2), shelf.dim, shelf.encoder, 0)
+    attach_slides(model, SlideTokens(side=2), shelf.kind, 0)
     give_shelf(model, shelf)
     entry = config(lora={"r": 4}, trainable=["projector", "slide"])
 

@@ -21,11 +21,11 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from pathloom.models.slide_config import SlideReading, SlideTokens
 from pathloom.models.slide_runs import along_curve, cells_along_curve, runs
 from pathloom.models.slide_ticket import MERGE, read_tickets, slide_numbers
-from pathloom.slides.features import Recent, Shelf, TileFeatures
+from pathloom.slides.features import Recent, Shelf, TileFeatures, TileKind
 from pathloom.stage import UserError
 
 _ATTENTION_WIDTH = 64
-"""Of the gated attention; Ilse et al. take 128 for vectors of 500 numbers. Our choice, as runs hold few tiles."""
+"""Of the gated attention; Ilse et al. take 128 for vectors of 500 numbers. Our own choice."""
 _STATISTICS_SLIDES = 256
 _STATISTICS_TILES = 128
 """Of each slide at most, evenly spread; both our own choice."""
@@ -40,15 +40,15 @@ class SlideEncoder(nn.Module):
     """Tile features of slides, any number each, to side x side tokens of the language model each.
 
     Each tile's vector is normalised by itself (LayerNorm without weights), then each feature by its mean and spread
-    over the training slides (`centre`, `spread`). Tiles stand along a Hilbert curve, which is cut into as many runs as
-    there are tokens.
+    over the training slides (`centre`, `spread`).
 
-    mean       each run is averaged (WSI-LLaVA's adaptive average pooling to a fixed number of tokens)
-    attention  each token weighs the tiles of its run by gated attention (Ilse et al. 2018, arXiv 1802.04712, eq. 9)
-               with a query of its own; it begins as the mean
+    mean       tiles stand along a Hilbert curve, which is cut into as many runs as there are tokens; each run is
+               averaged (WSI-LLaVA's adaptive average pooling to a fixed number of tokens)
+    attention  each token weighs all tiles of the slide by gated attention (Ilse et al. 2018, arXiv 1802.04712, eq. 9)
+               with a query of its own
 
     Two linear layers with GELU project into the language model (LLaVA-1.5, arXiv 2310.03744). A slide without tiles
-    has one learnt vector in the place of every run.
+    has one learnt vector in the place of every token.
     """
 
     centre: Tensor
@@ -58,52 +58,51 @@ class SlideEncoder(nn.Module):
         super().__init__()
         self.reading = reading
         self.width = width
+        dim = reading.tiles.dim
         hidden = reading.hidden or width
-        self.register_buffer("centre", torch.zeros(reading.dim))
-        self.register_buffer("spread", torch.ones(reading.dim))
-        self.empty = nn.Parameter(torch.zeros(reading.dim))
+        self.register_buffer("centre", torch.zeros(dim))
+        self.register_buffer("spread", torch.ones(dim))
+        self.empty = nn.Parameter(torch.zeros(dim))
         if reading.pool == "attention":
-            self.values = nn.Linear(reading.dim, _ATTENTION_WIDTH)
-            self.gates = nn.Linear(reading.dim, _ATTENTION_WIDTH)
-            self.queries = nn.Parameter(torch.zeros(reading.side**2, _ATTENTION_WIDTH))
-        self.up = nn.Linear(reading.dim, hidden)
+            self.values = nn.Linear(dim, _ATTENTION_WIDTH)
+            self.gates = nn.Linear(dim, _ATTENTION_WIDTH)
+            self.queries = nn.Linear(_ATTENTION_WIDTH, reading.side**2, bias=False)
+        self.up = nn.Linear(dim, hidden)
         self.down = nn.Linear(hidden, width)
 
     @torch.no_grad()
     def prepare(self, tiles: TileFeatures) -> Tensor:
         """What of a slide does not change while the encoder learns, on the CPU: its features, normalised.
 
-        mean: float32 [side * side, dim] averages of the runs, [0, dim] without tiles; attention: float16 [n, dim],
-        along the curve.
+        mean: float32 [side * side, dim] averages of the runs, row by row, [0, dim] without tiles; attention: float16
+        [n, dim].
         """
-        order = along_curve(tiles.places_l0)
-        features = _normal(torch.from_numpy(tiles.features[order]).float())
+        features = _normal(torch.from_numpy(tiles.features).float())
         features = (features - self.centre.float().cpu()) / self.spread.float().cpu()
         if self.reading.pool == "attention":
             return features.half()
-        pooled = [features[first:end].mean(dim=0) for first, end in runs(len(order), self.reading.side**2)]
-        return torch.stack(pooled) if pooled else features
+        if len(features) == 0:
+            return features
+        side = self.reading.side
+        features = features[along_curve(tiles.places_l0)]
+        pooled = torch.stack([features[first:end].mean(dim=0) for first, end in runs(len(features), side**2)])
+        return pooled[np.argsort(cells_along_curve(side))]
 
     def forward(self, prepared: Sequence[Tensor]) -> Tensor:
         """[slides, side * side, width] of what `prepare` gave for each slide."""
         weight = self.up.weight
         tokens = torch.stack([self._pooled(slide.to(weight.device, weight.dtype)) for slide in prepared])
-        tokens = tokens[:, np.argsort(cells_along_curve(self.reading.side))]
         return self.down(functional.gelu(self.up(tokens)))
 
     def _pooled(self, tiles: Tensor) -> Tensor:
-        """[side * side, dim] along the curve."""
-        num_tokens = self.reading.side**2
+        """[side * side, dim]."""
         if len(tiles) == 0:
-            return self.empty.expand(num_tokens, -1)
+            return self.empty.expand(self.reading.side**2, -1)
         if self.reading.pool == "mean":
             return tiles
         seen = torch.tanh(self.values(tiles)) * torch.sigmoid(self.gates(tiles))  # [n, attention width]
-        scores = (self.queries.to(seen.dtype) @ seen.T).float()
-        bounds = torch.from_numpy(runs(len(tiles), num_tokens)).to(tiles.device)
-        places = torch.arange(len(tiles), device=tiles.device)
-        outside = (places < bounds[:, :1]) | (places >= bounds[:, 1:])
-        return scores.masked_fill(outside, -torch.inf).softmax(dim=1).to(tiles.dtype) @ tiles
+        weights = self.queries(seen).float().softmax(dim=0)  # [n, tokens]
+        return weights.T.to(tiles.dtype) @ tiles
 
 
 def _normal(features: Tensor) -> Tensor:
@@ -189,11 +188,11 @@ class OpenShelf:
     """A shelf as the tower of one model asks it: by the numbers on its tickets."""
 
     def __init__(self, shelf: Shelf, reading: SlideReading) -> None:
-        """Raises UserError for the features of another encoder, and where two slides have one number."""
-        if (shelf.encoder, shelf.dim) != (reading.encoder, reading.dim):
+        """Raises UserError for tiles of another kind, and where two slides have one number."""
+        if shelf.kind != reading.tiles:
             raise UserError(
-                f"slides: their features are of {shelf.encoder}, and this model reads those of {reading.encoder}; "
-                "encode them with that encoder, or train a model on these"
+                f"slides: their features are of {shelf.kind}, and this model reads those of {reading.tiles}; "
+                "cut and encode them like that, or train a model on these"
             )
         self.shelf = shelf
         self.reading = reading
@@ -210,7 +209,7 @@ class OpenShelf:
 
     def _read(self, number: int) -> TileFeatures:
         if number == 0:
-            return TileFeatures(np.zeros((0, self.reading.dim), np.float16), np.zeros((0, 2), np.int32))
+            return TileFeatures(np.zeros((0, self.reading.tiles.dim), np.float16), np.zeros((0, 2), np.int32))
         return self.shelf.read(self.slides[number])
 
     def __deepcopy__(self, memo: object) -> "OpenShelf":
@@ -221,8 +220,7 @@ class OpenShelf:
 def attach_slides(
     model: Any,
     tokens: SlideTokens,
-    dim: int,
-    encoder: str,
+    tiles: TileKind,
     seed: int,
     *,
     statistics: tuple[Tensor, Tensor] | None = None,
@@ -234,14 +232,14 @@ def attach_slides(
     """
     if reads_slides(model):
         raise UserError("slide_tokens: the model reads slides already; remove the key")
-    reading = SlideReading(**tokens.model_dump(), dim=dim, encoder=encoder)
+    reading = SlideReading(**tokens.model_dump(), tiles=tiles)
     embeddings = model.get_input_embeddings().weight.detach().float().cpu()
     mean = embeddings.mean(dim=0)
     distance = (embeddings - mean).norm(dim=1).mean()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         slide = SlideEncoder(reading, embeddings.shape[1])
-        inner = functional.gelu(slide.up(torch.randn(512, dim)))
+        inner = functional.gelu(slide.up(torch.randn(512, tiles.dim)))
         slide.down.weight *= distance / functional.linear(inner - inner.mean(dim=0), slide.down.weight).norm(
             dim=1
         ).mean().clamp(min=1e-6)
@@ -265,9 +263,9 @@ def tile_statistics(shelf: Shelf, slides: Iterable[str]) -> tuple[Tensor, Tensor
         features = shelf.read(slide).features
         step = -(-len(features) // _STATISTICS_TILES) or 1
         parts.append(_normal(torch.from_numpy(features[::step]).float()))
-    tiles = torch.cat(parts) if parts else torch.zeros(0, shelf.dim)
+    tiles = torch.cat(parts) if parts else torch.zeros(0, shelf.kind.dim)
     if len(tiles) < 2:
-        return torch.zeros(shelf.dim), torch.ones(shelf.dim)
+        return torch.zeros(shelf.kind.dim), torch.ones(shelf.kind.dim)
     spread = tiles.std(dim=0)
     return tiles.mean(dim=0), spread.clamp(
         min=max(float(spread.mean()) * _LEAST_SPREAD, _LEAST_SPREAD_AT_ALL)

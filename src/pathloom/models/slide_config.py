@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pathloom.schema import Record
+from pathloom.slides.features import TileKind
 
 
 class SlideTokens(Record):
@@ -13,7 +14,8 @@ class SlideTokens(Record):
     mean       tiles along a curve through the slide, cut into as many runs as there are tokens, each averaged: the
                adaptive average pooling of WSI-LLaVA, which published slide models use; nothing to learn before the
                projector
-    attention  each token asks all tiles of its run and weighs them by what they show
+    attention  each token has a question of its own, by which it weighs all tiles of the slide: it finds the few that
+               matter wherever they lie, and does not say where
     """
 
     pool: Literal["mean", "attention"] = "mean"
@@ -26,7 +28,6 @@ class SlideTokens(Record):
 
 
 class SlideReading(SlideTokens):
-    """What `config.slide_tokens` of a model that reads slides holds: also what its features come from."""
+    """What `config.slide_tokens` of a model that reads slides holds: also which tiles it reads."""
 
-    dim: int = Field(ge=1, description="length of a tile's vector")
-    encoder: str = Field(description="of the tiles, with the hash of its weights")
+    tiles: TileKind

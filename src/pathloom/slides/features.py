@@ -30,6 +30,18 @@ _CACHE_BYTES = 2**30
 Kept = TypeVar("Kept")
 
 
+class TileKind(Record):
+    """What tile features are of. Those of two kinds cannot be compared, and one model reads one kind."""
+
+    encoder: str = Field(description="of the tiles, with the hash of its weights")
+    dim: int = Field(ge=1, description="length of a tile's vector")
+    mpp: float = Field(gt=0, description="of the tiles, micrometres per pixel")
+    size_px: int = Field(gt=0, description="of a tile's edge, in pixels of `mpp`")
+
+    def __str__(self) -> str:
+        return f"tiles of {self.size_px} px at {self.mpp:g} um by {self.encoder}"
+
+
 class SlideAbout(Record):
     """One slide's file in `features/` and the tiles in it."""
 
@@ -130,23 +142,26 @@ class Recent(Generic[Kept]):
 class Shelf:
     """Slide id -> its tile features, from stages `embed_slides`; read when asked for, the last ones kept.
 
-    `encoder` and `dim` are of all slides; `missing` says why a slide has no features.
+    `kind` is of all slides; `missing` says why a slide has no features.
     """
 
     def __init__(self, stages: Sequence[Path], *, max_bytes: int = _CACHE_BYTES) -> None:
-        """Raises UserError for a folder without features, for several encoders, for a slide in two stages."""
+        """Raises UserError for a folder without features, for tiles of several kinds, for a slide in two stages."""
         if not stages:
             raise ValueError("a shelf needs at least one stage")
         self._files: dict[str, Path] = {}
         self.missing: dict[str, str] = {}
         abouts = {stage: _read_about(stage) for stage in stages}
-        first, (self.encoder, self.dim) = stages[0], _encoder(abouts[stages[0]])
+        kinds = {kind: stage for stage, about in abouts.items() for kind in _kinds(about)}
+        if not kinds:
+            raise UserError(f"slides: {', '.join(map(str, stages))} hold features of no slide")
+        if len(kinds) > 1:
+            (one, first), (other, second), *_ = kinds.items()
+            raise UserError(
+                f"slides: {first} holds features of {one}, {second} of {other}; one model reads one kind of tiles"
+            )
+        (self.kind,) = kinds
         for stage, about in abouts.items():
-            if _encoder(about) != (self.encoder, self.dim):
-                raise UserError(
-                    f"slides: {first} holds features of {self.encoder}, {stage} of {about.encoder}; "
-                    "one model reads features of one encoder"
-                )
             if twice := sorted(about.slides.keys() & self._files.keys()):
                 raise UserError(
                     f"slides: the slide {twice[0]} has features in {stage} and in a stage before it"
@@ -207,5 +222,8 @@ def _read_about(stage: Path) -> FeaturesAbout:
         raise UserError(f"{path}: no features of slides ({str(error).splitlines()[0]})") from error
 
 
-def _encoder(about: FeaturesAbout) -> tuple[str, int]:
-    return about.encoder, about.dim
+def _kinds(about: FeaturesAbout) -> list[TileKind]:
+    return [
+        TileKind(encoder=about.encoder, dim=about.dim, mpp=slide.mpp, size_px=slide.size_px)
+        for slide in about.slides.values()
+    ]

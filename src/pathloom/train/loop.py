@@ -268,9 +268,7 @@ def _teach_slides(config: TrainConfig, model: Any, shelf: Shelf, training: Seque
             raise UserError(f"{config.name}.slide_tokens: the model reads slides already; remove the key")
         slides = {image.slide for sample in training for image in sample.images if image.slide is not None}
         statistics = tile_statistics(shelf, slides)
-        attach_slides(
-            model, config.slide_tokens, shelf.dim, shelf.encoder, config.seed, statistics=statistics
-        )
+        attach_slides(model, config.slide_tokens, shelf.kind, config.seed, statistics=statistics)
     give_shelf(model, shelf)
 
 
