@@ -311,3 +311,8 @@ def test_a_conversation_is_learnt_turn_by_turn_and_reasons_before_its_last_answe
         ("Which organ?", "The colon.", "And?", "Fused glands.", "So?"): "<think>Glands are fused.</think>"
         "<answer>Carcinoma.</answer>",
     }
+
+
+def test_a_picture_that_nobody_described_is_named():
+    with pytest.raises(UserError, match="sample silent has no answer to learn"):
+        Rows([make_sample("silent", task="caption", answer="")], "direct", augment=False, seed=0)

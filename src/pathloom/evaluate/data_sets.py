@@ -130,6 +130,6 @@ def _comparisons(table: DataSetTable, common: Sequence[str], sides: Mapping[str,
     for before, after in combinations(sides, 2):
         old, new = sides[before].only(common), sides[after].only(common)
         if common and old.asked == new.asked:
-            measure = f"mean of {len(common)} data sets"
+            measure = f"mean of {len(common)} data set{'s' if len(common) > 1 else ''}"
             found.append(Comparison.of(before, after, table.title, measure, difference(old, new)))
     return found

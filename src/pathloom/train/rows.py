@@ -110,7 +110,14 @@ class Rows:
         replayed: Replayed = NOTHING,
         load: Callable[[Image], PILImage.Image] = load_pixels,
     ) -> None:
+        """Raises UserError for a caption without text, which unlabelled slides are."""
         self.samples = [*samples, *replayed.samples]
+        for sample in self.samples:
+            if sample.task == "caption" and not sample.answer:
+                raise UserError(
+                    f"sample {sample.id} has no answer to learn: give `labels` where slides are ingested, or name the "
+                    "tasks to learn in `tasks`"
+                )
         self.num_new = len(samples)
         self.style = style
         self.augment = augment
