@@ -34,7 +34,18 @@ def test_a_folder_of_slides_is_read_and_a_table_printed(tmp_path, capsys):
     rows = [line.split() for line in said.splitlines()]
     assert ["slide", "vendor", "size_l0", "mpp_l0", "tissue", "tiles", "dropped", "seconds", "status"] in rows
     assert [row[-1] for row in rows if row[0] in ("a.tiff", "b.tiff")] == ["read", "no_tissue"]
+    assert "b.tiff: " in said  # why it was refused
+    assert "tiles of 128 px at 0.5 um per pixel" in said
     assert "gallery.html" in said
+
+
+def test_no_slide_read_is_a_failure_that_says_why(tmp_path, capsys):
+    (tmp_path / "notes.tiff").write_text("no slide")
+
+    status = main(["ingest", "slides", str(tmp_path / "notes.tiff"), "--out", str(tmp_path / "out")])
+
+    assert status == 1
+    assert "notes.tiff: " in capsys.readouterr().out
 
 
 def test_tile_options_with_another_source_are_refused(tmp_path, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 from pathloom import __version__
 from pathloom.cli_benchmark import add_benchmark
 from pathloom.cli_phantom import add_phantom
-from pathloom.cli_slides import add_tile_options, slide_lines, tile_keys
+from pathloom.cli_slides import add_tile_options, print_slides, tile_keys
 
 DEFAULT_RUNS = "runs"
 
@@ -270,7 +270,7 @@ def _ingest(arguments: argparse.Namespace) -> int:
     }
     run_into(load_entry(entry, arguments.set), arguments.out, _say)
     if arguments.source == "slides":
-        print("\n".join(slide_lines(arguments.out)))
+        return print_slides(arguments.out)
     if arguments.source != "books":
         return 0
     from pathloom.books.table import TABLE_FILE, table_lines

@@ -45,7 +45,11 @@ def add_phantom(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     slide.add_argument(
         "--pixels", type=float, default=1e7, help="about so many, as a square (default: 1e7; 1e9 in minutes)"
     )
-    slide.add_argument("--label", default="adenocarcinoma", help="a lesion, or normal")
+    slide.add_argument(
+        "--label",
+        default="adenocarcinoma",
+        help="adenocarcinoma (default), squamous cell carcinoma, necrosis, or normal",
+    )
     slide.add_argument("--extent", default="larger", help="small or larger (default)")
     phantom.set_defaults(command=_phantom)
 

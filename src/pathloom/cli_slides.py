@@ -1,6 +1,7 @@
 """The command `ingest slides`: what it adds to the options of `ingest`, and the table that it prints."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,13 @@ def tile_keys(arguments: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def slide_lines(out: Path) -> list[str]:
-    """What is printed at the end."""
+def print_slides(out: Path) -> int:
+    """The table that stands at the end; returns the exit status, 1 where no slide could be read."""
     from pathloom.ingest.slides_table import GALLERY_FILE, TABLE_FILE, table_lines
+    from pathloom.stage import MANIFEST_FILE
 
-    return [*table_lines(out / TABLE_FILE), f"look: {out / GALLERY_FILE}"]
+    manifest = json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
+    config, counts = manifest["config"], manifest["counts"]
+    print("\n".join(table_lines(out / TABLE_FILE)))
+    print(f"tiles of {config['size_px']} px at {config['mpp']:g} um per pixel; look: {out / GALLERY_FILE}")
+    return 0 if counts["samples"] else 1

@@ -273,6 +273,10 @@ def test_a_resolution_is_a_finite_number(tmp_path, mpp):
 def test_a_folder_without_slides_and_an_absurd_stated_mpp_are_refused_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match="holds no slide"):
         config(tmp_path).check()
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        config(tmp_path / "nowhere").check()
+    with pytest.raises(UserError, match="mpp: 100; tiles have"):
+        config(tmp_path, mpp=100).check()
     with pytest.raises(UserError, match="stated_mpp: 300"):
         config(tmp_path, stated_mpp=300).check()
 

@@ -50,6 +50,7 @@ def write_dicom(
     path: Path,
     *,
     series: str = "1.1",
+    instance: str = "",
     sop_class: str = WHOLE_SLIDE_CLASS,
     image_type: str = "VOLUME",
     photometric: str = "RGB",
@@ -62,6 +63,7 @@ def write_dicom(
     elements = [
         element(0x00080008, b"CS", f"DERIVED\\PRIMARY\\{image_type}\\NONE".encode(), implicit=implicit),
         element(0x00080016, b"UI", sop_class.encode(), implicit=implicit),
+        *([element(0x00080018, b"UI", instance.encode(), implicit=implicit)] if instance else []),
         other,
         element(0x0020000E, b"UI", series.encode(), implicit=implicit),
         element(0x00280004, b"CS", photometric.encode(), implicit=implicit),
@@ -84,7 +86,7 @@ def test_the_series_is_the_files_own_and_not_one_that_a_sequence_names(tmp_path,
     found = read_object(write_dicom(tmp_path / "a.dcm", syntax=syntax))
 
     assert found.is_slide
-    assert found == (WHOLE_SLIDE_CLASS, "1.1", ("DERIVED", "PRIMARY", "VOLUME", "NONE"), "RGB", b"")
+    assert found == (WHOLE_SLIDE_CLASS, "", "1.1", ("DERIVED", "PRIMARY", "VOLUME", "NONE"), "RGB", b"")
 
 
 @pytest.mark.parametrize("image_type", ["LABEL", "OVERVIEW", "THUMBNAIL"])

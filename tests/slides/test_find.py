@@ -39,9 +39,17 @@ def test_two_series_in_one_folder_are_two_slides_named_after_their_first_files(t
     assert find_slides(tmp_path) == {name: tmp_path / name for name in ("s/a.dcm", "s/b.dcm")}
 
 
+def test_a_changed_copy_in_a_series_is_a_slide_of_its_own(tmp_path):
+    for name, instance in (("a.dcm", "5.1"), ("b.dcm", "5.2"), ("c.dcm", "5.1")):
+        write_dicom(tmp_path / "s" / name, instance=instance)
+
+    assert find_slides(tmp_path) == {name: tmp_path / name for name in ("s/a.dcm", "s/c.dcm")}
+
+
 def test_annotations_and_segmentations_are_no_slides(data_root):
     assert find_slides(data_root / "slides" / "dicom_small") == {
-        name: data_root / "slides" / "dicom_small" / name for name in ("sm_image.dcm", "sm_image_dots.dcm")
+        name: data_root / "slides" / "dicom_small" / name
+        for name in ("sm_image.dcm", "sm_image_control.dcm", "sm_image_dots.dcm")
     }
 
 
@@ -58,6 +66,7 @@ def test_the_example_slides_are_found(data_root):
         "aperio_cmu1/CMU-1-Small-Region.svs",
         "dicom_cmu1",
         "dicom_small/sm_image.dcm",
+        "dicom_small/sm_image_control.dcm",
         "dicom_small/sm_image_dots.dcm",
         "hamamatsu_dapi/test3-DAPI-2-(387).ndpi",
         "ometiff_he_ki67/images_OS-1-detail.ome.tif",

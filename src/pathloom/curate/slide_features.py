@@ -112,7 +112,10 @@ def _find(config: EmbedSlidesConfig, inputs: Mapping[str, Path]) -> list[_Found]
             prefix = "" if len(config.samples) == 1 else f"{name}."
             found[record.id] = _Found(record, inputs[name], folder, f"{prefix}{folder.name}.safetensors")
     if not found:
-        raise UserError(f"{config.name}.samples: {', '.join(config.samples)} hold no slide")
+        raise UserError(
+            f"{config.name}.samples: {', '.join(config.samples)} hold no slide that could be read; "
+            "slides.csv in their folders says why"
+        )
     return list(found.values())
 
 

@@ -65,6 +65,13 @@ class SlidesConfig(WholeIngest, TileSettings):
             raise UserError(
                 f"{self.name}.overlap_px: {self.overlap_px} is a whole tile; give less than size_px"
             )
+        if not MPP_RANGE[0] <= self.mpp <= MPP_RANGE[1]:
+            raise UserError(
+                f"{self.name}.mpp: {self.mpp:g}; tiles have {MPP_RANGE[0]:g} to {MPP_RANGE[1]:g} um per pixel, 0.5 "
+                "where a microscope says 20x"
+            )
+        if not self.root.exists():
+            raise UserError(f"{self.name}.root: {self.root.absolute()} does not exist")
         if not self._found():
             raise UserError(f"{self.name}.root: {self.root} holds no slide; name a slide or a folder of them")
         if self.labels is not None:
@@ -112,7 +119,8 @@ class SlidesConfig(WholeIngest, TileSettings):
         missing = sorted(set(rows) - set(name_of))
         if missing:
             raise UserError(
-                f"{self.labels}: no slide {missing[0]} in {self.root} (and {len(missing) - 1} more)"
+                f"{self.labels}: no slide {missing[0]} in {self.root}"
+                + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
             )
         return by_name
 

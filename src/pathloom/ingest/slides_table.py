@@ -38,9 +38,10 @@ def write_table(outcomes: Sequence[Mapping[str, Any]], out: Path) -> None:
 
 
 def table_lines(path: Path, limit: int = 40) -> list[str]:
-    """The written table for people: columns aligned, at most `limit` slides."""
+    """The written table for people, and why slides were refused: columns aligned, at most `limit` slides."""
     with path.open(encoding="utf-8", newline="") as file:
-        rows = [row[: len(COLUMNS)] for row in csv.reader(file)]
+        whole = list(csv.reader(file))
+    rows = [row[: len(COLUMNS)] for row in whole]
     shown = rows[: limit + 1]
     widths = [max(len(row[column]) for row in shown) for column in range(len(COLUMNS))]
     left = {0, 1, COLUMNS.index("dropped"), len(COLUMNS) - 1}
@@ -51,7 +52,12 @@ def table_lines(path: Path, limit: int = 40) -> list[str]:
         ).rstrip()
         for row in shown
     ]
-    return [*lines, *([f"... {len(rows) - len(shown)} more in {path}"] if len(rows) > len(shown) else [])]
+    why = [f"{row[0]}: {row[-1]}" for row in whole[1 : limit + 1] if row[-1]]
+    return [
+        *lines,
+        *([f"... {len(rows) - len(shown)} more in {path}"] if len(rows) > len(shown) else []),
+        *why,
+    ]
 
 
 def write_gallery(outcomes: Sequence[Mapping[str, Any]], out: Path, title: str) -> None:

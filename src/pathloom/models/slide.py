@@ -276,7 +276,8 @@ def give_shelf(model: Any, shelf: Shelf) -> None:
     """Let the model read the shelf's slides from now on. Raises UserError where it cannot."""
     if not reads_slides(model):
         raise UserError(
-            "slides: this model reads no slides; give slide_tokens in the entry that trains it, or remove `slides`"
+            "slides: this model reads no slides yet; give `slide_tokens` beside `slides` in the entry `sft` that "
+            "teaches it to, or remove `slides`"
         )
     tower = _tower(model)
     tower.open_shelf = OpenShelf(shelf, SlideReading.model_validate(model.config.slide_tokens))

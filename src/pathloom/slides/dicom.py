@@ -20,7 +20,8 @@ _NOT_THE_SLIDE = ("LABEL", "OVERVIEW", "THUMBNAIL")
 
 _TRANSFER_SYNTAX, _CLASS, _IMAGE_TYPE = (0x0002, 0x0010), (0x0008, 0x0016), (0x0008, 0x0008)
 _SERIES, _PHOTOMETRIC, _PIXELS = (0x0020, 0x000E), (0x0028, 0x0004), (0x7FE0, 0x0010)
-_KEPT = (_TRANSFER_SYNTAX, _CLASS, _IMAGE_TYPE, _SERIES, _PHOTOMETRIC)
+_INSTANCE = (0x0008, 0x0018)
+_KEPT = (_TRANSFER_SYNTAX, _CLASS, _INSTANCE, _IMAGE_TYPE, _SERIES, _PHOTOMETRIC)
 _ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 _LONG_LENGTH = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
@@ -43,6 +44,7 @@ class SlideObject(NamedTuple):
     """What one DICOM file says of itself; `first_frame` is its first bytes, b"" where frames are not encapsulated."""
 
     sop_class: str
+    instance: str
     series: str
     image_type: tuple[str, ...]
     photometric: str
@@ -80,6 +82,7 @@ def _parse(path: Path, data: mmap.mmap) -> SlideObject:
             values[tag] = data[start : start + length].decode("ascii", "replace").rstrip(" \0")
     return SlideObject(
         sop_class=values[_CLASS],
+        instance=values[_INSTANCE],
         series=values[_SERIES],
         image_type=tuple(values[_IMAGE_TYPE].split("\\")),
         photometric=values[_PHOTOMETRIC],

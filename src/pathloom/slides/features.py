@@ -208,8 +208,9 @@ def lacks_features(sample: Sample, shelf: Shelf | None, where: str) -> bool:
     for slide in slides:
         if shelf is None or (slide not in shelf and slide not in shelf.missing):
             raise UserError(
-                f"{where}.slides: sample {sample.id} is about the slide {slide}, which has no features there; "
-                "name the stage `embed_slides` that encoded it"
+                f"{where}.slides: sample {sample.id} is about the slide {slide}, "
+                + ("and `slides` is not given" if shelf is None else "which has no features there")
+                + "; name the stage `embed_slides` that encoded it"
             )
     return shelf is not None and any(slide not in shelf for slide in slides)
 

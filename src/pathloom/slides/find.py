@@ -1,5 +1,6 @@
 """Which slides a file or folder holds, and when one of them has changed."""
 
+from collections import Counter
 from pathlib import Path
 
 from pathloom.images import BadImage
@@ -31,15 +32,20 @@ def find_slides(place: Path) -> dict[str, Path]:
 
 
 def _find_series(place: Path, folder: Path, files: list[Path]) -> dict[str, Path]:
-    """Name -> first file of each series in one folder."""
-    series: dict[str, Path] = {}
+    """Name -> first file of each series in one folder.
+
+    A file that bears the instance UID of another one of its series is a copy, or a changed one: a slide of its own.
+    """
+    series: dict[tuple[str, int], Path] = {}
+    times_seen: Counter[str] = Counter()
     for path in files:
         try:
             found = read_object(path)
         except BadImage:
             continue
         if found.is_slide:
-            series.setdefault(found.series, path)
+            series.setdefault((found.series, times_seen[found.instance] if found.instance else 0), path)
+            times_seen[found.instance] += 1
     firsts = list(series.values()) or files[:1]
     if len(firsts) > 1:
         return {path.relative_to(place).as_posix(): path for path in firsts}

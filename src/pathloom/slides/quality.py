@@ -147,6 +147,6 @@ def _is_bgr(flat: Pixels) -> bool:
     total = stained.sum(axis=1)
     low, high = np.percentile(total, [40, 90])
     blue_minus_red = stained[:, 2] - stained[:, 0]
-    pale, dense = np.median(blue_minus_red[total < low]), np.median(blue_minus_red[total > high])
+    pale, dense = np.median(blue_minus_red[total <= low]), np.median(blue_minus_red[total >= high])
     green_most = float((stained[:, 1] >= stained.max(axis=1) - 1e-6).mean())
     return bool(green_most > 0.8 and pale < -0.03 and dense > pale)
