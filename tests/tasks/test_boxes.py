@@ -158,7 +158,7 @@ def test_the_parts_of_a_score_count_hits_and_claims():
     assert score.correct == pytest.approx(2 * 2 / (3 + 2))
     assert score.parts["true_positives"] == 2
     assert score.parts["num_predicted"] == 3
-    assert score.parts["mean_iou"] == pytest.approx((1.0 + 0.5) / 3)
+    assert score.parts["mean_iou"] == score.parts["overlap"] == pytest.approx((1.0 + 0.5) / 3)
     assert score.parts["ap50"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
 
 
@@ -174,6 +174,7 @@ def test_the_parts_of_a_score_count_hits_and_claims():
                 # position (1 + 0.5) / 2, completeness 1 - (0 + 1/3) / 2
                 "weighted": 0.7 * 0.75 + 0.3 * 5 / 6,
                 "mean_iou": 1.5 / 3,
+                "overlap": 1.5 / 3,
             },
         ),
         # one of two and nothing else: completeness 1 - (1/2 + 0) / 2
@@ -182,7 +183,14 @@ def test_the_parts_of_a_score_count_hits_and_claims():
             {"ap50": 0.5, "ap50_length": 0.5, "weighted": 0.7 * 0.5 + 0.3 * 0.75, "mean_iou": 0.5},
         ),
         # two misses: completeness 1 - (1 + 1) / 2
-        ("[[0,0,5,5],[5,5,9,9]]", {"ap50": 0.0, "ap50_length": 0.0, "weighted": 0.0, "mean_iou": 0.0}),
+        (
+            "[[0,0,5,5],[5,5,9,9]]",
+            {"ap50": 0.0, "ap50_length": 0.0, "weighted": 0.0, "mean_iou": 0.0, "overlap": 0.0},
+        ),
+        # a quarter of the first box, which is no hit; the nearer of two is paid, and the other one costs its share
+        ("[[20,10,50,35]]", {"mean_iou": 0.0, "overlap": 0.25 / 2}),
+        ("[[20,10,50,35],[20,10,80,35]]", {"mean_iou": 0.5 / 2, "overlap": 0.5 / 2}),
+        ("[[20,10,50,35],[20,10,50,30],[20,10,65,35]]", {"overlap": 0.375 / 3}),
     ],
 )
 def test_rewards_of_lists_worked_out_by_hand(boxes: str, expected: dict[str, float]):

@@ -162,12 +162,12 @@ def test_no_box_reward_pays_guessing_more_than_half_of_the_right_boxes(part: str
     for name, boxes in guesses.items():
         assert box_part(part, boxes) <= honest, name
     for name in ("none", "giant", "many giants", "too many", "small grid", "not a number", "infinite"):
-        assert box_part(part, guesses[name]) == 0.0, name
+        assert box_part(part, guesses[name]) <= (0.09 if part == "overlap" else 0.0), name  # what they cover
 
 
 def test_a_dense_grid_is_paid_less_than_half_of_the_boxes():
     assert TRUE[0] in GRID
-    for part in ("correct", "ap50_length", "mean_iou"):
+    for part in ("correct", "ap50_length", "mean_iou", "overlap"):
         assert box_part(part, GRID) < 0.25 * box_part(part, [TRUE[0]]), part
     for part in ("ap50", "weighted"):
         assert box_part(part, GRID) < box_part(part, [TRUE[0]]), part
@@ -187,7 +187,7 @@ def test_boxes_behind_the_right_ones_are_free_in_ap50_alone_and_never_raise_it()
     stuffed = [*TRUE, *GRID]  # 2 hits among 50
     assert box_part("ap50", stuffed) == 1.0
     assert box_part("ap50_length", stuffed) == pytest.approx(2 / 50)
-    assert box_part("mean_iou", stuffed) == pytest.approx(2 / 50)
+    assert box_part("mean_iou", stuffed) == box_part("overlap", stuffed) == pytest.approx(2 / 50)
     assert box_part("correct", stuffed) == pytest.approx(2 * 2 / (50 + 2))
     assert box_part("weighted", stuffed) == pytest.approx(0.7 + 0.3 * (1 + 2 / 50) / 2)
     # a guess in place of a box not found is free as long as the list is no longer than the truth
