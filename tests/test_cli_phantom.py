@@ -42,3 +42,15 @@ def test_what_cannot_be_drawn_is_refused_with_the_cure(
     assert main(["phantom", "slide", "--out", "slide.tiff", *given]) == 1
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", ["book.pdf", "slide.tiff"])
+def test_a_file_that_is_there_is_not_drawn_over(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / out
+    path.write_bytes(b"somebody's own")
+    assert main(["phantom", path.stem, "--out", str(path)]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert path.read_bytes() == b"somebody's own"
+    assert list(tmp_path.iterdir()) == [path]
