@@ -44,13 +44,21 @@ def test_what_cannot_be_drawn_is_refused_with_the_cure(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("out", ["book.pdf", "slide.tiff"])
+@pytest.mark.parametrize(
+    ("out", "there"),
+    [
+        ("book.pdf", "book.pdf"),
+        ("book.pdf", "book.truth.jsonl"),
+        ("slide.tiff", "slide.tiff"),
+        ("slide.tiff", "slide.geojson"),
+    ],
+)
 def test_a_file_that_is_there_is_not_drawn_over(
-    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    out: str, there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / out
+    path = tmp_path / there
     path.write_bytes(b"somebody's own")
-    assert main(["phantom", path.stem, "--out", str(path)]) == 1
+    assert main(["phantom", path.name.split(".")[0], "--out", str(tmp_path / out)]) == 1
     assert "is there already" in capsys.readouterr().err
     assert path.read_bytes() == b"somebody's own"
     assert list(tmp_path.iterdir()) == [path]

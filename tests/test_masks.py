@@ -18,7 +18,7 @@ from pathloom.masks import (
     fill_boxes,
     iou,
     mask_of,
-    match_masks,
+    match_overlaps,
     overlaps,
     precision,
     recall,
@@ -162,20 +162,20 @@ def test_a_predicted_mask_of_another_size_is_an_error():
 
 
 def test_the_best_pair_is_made_first_and_each_mask_once():
-    assert match_masks(np.array([[0.5, 0.6], [0.4, 0.9]])) == [(1, 1), (0, 0)]
-    assert match_masks(np.array([[0.9, 0.8], [0.9, 0.0]])) == [(0, 0)]  # greedy: the second is left alone
-    assert match_masks(np.array([[0.0, 0.01]])) == [(0, 1)]
-    assert match_masks(np.zeros((3, 2))) == []
-    assert match_masks(np.zeros((0, 2))) == []
+    assert match_overlaps(np.array([[0.5, 0.6], [0.4, 0.9]])) == [(1, 1), (0, 0)]
+    assert match_overlaps(np.array([[0.9, 0.8], [0.9, 0.0]])) == [(0, 0)]  # greedy: the second is left alone
+    assert match_overlaps(np.array([[0.0, 0.01]])) == [(0, 1)]
+    assert match_overlaps(np.zeros((3, 2))) == []
+    assert match_overlaps(np.zeros((0, 2))) == []
 
 
 def test_the_order_of_writing_does_not_change_what_is_matched():
     random = np.random.default_rng(2)
     overlap = random.random((7, 5))
-    total = sum(overlap[pair] for pair in match_masks(overlap))
+    total = sum(overlap[pair] for pair in match_overlaps(overlap))
     for _ in range(10):
         order = random.permutation(7)
-        assert sum(overlap[order][pair] for pair in match_masks(overlap[order])) == pytest.approx(total)
+        assert sum(overlap[order][pair] for pair in match_overlaps(overlap[order])) == pytest.approx(total)
 
 
 # ------------------------------------------------------------------------------------------------- drawn

@@ -59,8 +59,10 @@ def _phantom(arguments: argparse.Namespace) -> int:
 
     if arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed}: give 0 or more")
-    if arguments.out.exists():
-        raise UserError(f"--out {arguments.out}: is there already; move it away or choose another name")
+    truth = arguments.out.with_suffix(".geojson" if arguments.thing == "slide" else ".truth.jsonl")
+    for path in (arguments.out, truth):
+        if path.exists():
+            raise UserError(f"--out {arguments.out}: {path} is there already; move it or choose another name")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     return _book(arguments) if arguments.thing == "book" else _slide(arguments)
 

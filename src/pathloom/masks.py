@@ -228,10 +228,10 @@ def overlaps(predicted: Iterable["Mask"], true: Sequence[CutMask], size_px: tupl
     )
 
 
-def match_masks(overlap: "NDArray[np.float64]") -> list[tuple[int, int]]:
+def match_overlaps(overlap: "NDArray[np.float64]") -> list[tuple[int, int]]:
     """Greedy one-to-one pairs (predicted, true) of an overlap matrix [P, T], the largest overlap first.
 
-    Equal overlaps go in the order of the predicted and then of the true masks. Any overlap above 0 makes a pair: a
+    Equal overlaps go in the order of the predicted and then of the true ones. Any overlap above 0 makes a pair: a
     poor pair is paid its poor overlap, so no threshold decides, and the order of writing does not matter.
     """
     import numpy as np

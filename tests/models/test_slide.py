@@ -175,6 +175,18 @@ def test_weights_and_config_that_disagree_are_refused(model_folder, shelf, tmp_p
         load_model(str(tmp_path))
 
 
+def test_a_model_whose_config_says_less_of_its_tiles_is_refused_with_the_cure(model_folder, shelf, tmp_path):
+    model, processor = reading_model(model_folder, shelf)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["slide_tokens"]["tiles"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(UserError, match=r"slide_tokens.*train it again"):
+        load_model(str(tmp_path))
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_changed_tile_changes_its_own_slides_logits_only(model_folder, shelf, tmp_path, pool):
     model, processor = reading_model(model_folder, shelf, pool)

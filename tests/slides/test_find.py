@@ -1,5 +1,7 @@
 """Which slides a place holds."""
 
+import shutil
+
 import pytest
 from tests.slides.test_dicom import write_dicom
 
@@ -42,6 +44,28 @@ def test_two_series_in_one_folder_are_two_slides_named_after_their_first_files(t
 def test_a_changed_copy_in_a_series_is_a_slide_of_its_own(tmp_path):
     for name, instance in (("a.dcm", "5.1"), ("b.dcm", "5.2"), ("c.dcm", "5.1")):
         write_dicom(tmp_path / "s" / name, instance=instance)
+    with (tmp_path / "s" / "c.dcm").open("ab") as file:
+        file.write(b"more")
+
+    assert find_slides(tmp_path) == {name: tmp_path / name for name in ("s/a.dcm", "s/c.dcm")}
+
+
+def test_an_equal_copy_in_a_series_is_left_out(tmp_path):
+    for name, instance in (("a.dcm", "5.1"), ("b.dcm", "5.2")):
+        write_dicom(tmp_path / "s" / name, instance=instance)
+    shutil.copy(tmp_path / "s" / "a.dcm", tmp_path / "s" / "a copy.dcm")
+
+    assert find_slides(tmp_path) == {"s": tmp_path / "s" / "a copy.dcm"}
+
+
+def test_instance_uids_are_compared_within_a_series(tmp_path):
+    for name, series, instance in (
+        ("a.dcm", "1.1", "5.1"),
+        ("b.dcm", "1.1", "5.2"),
+        ("c.dcm", "1.2", "5.1"),
+        ("d.dcm", "1.2", "5.3"),
+    ):
+        write_dicom(tmp_path / "s" / name, series=series, instance=instance)
 
     assert find_slides(tmp_path) == {name: tmp_path / name for name in ("s/a.dcm", "s/c.dcm")}
 

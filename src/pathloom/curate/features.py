@@ -48,7 +48,7 @@ class EncoderConfig(StageConfig):
 
     samples: tuple[str, ...] = Field(min_length=1, description="stages whose Samples are read, in this order")
     encoder: str = Field(
-        description="as models/embed.py names them: efficientnet_lite0, minilm, timm:..., open_clip:..., tower:..."
+        description="efficientnet_lite0, timm:..., open_clip:..., stage:..., tower:...; of text minilm, open_clip:..."
     )
     batch_size: int = Field(default=BATCH_SIZE, ge=1)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -303,9 +304,13 @@ def load_slides(model: Any, folder: Path) -> None:
     """
     from safetensors import safe_open
 
-    slide = SlideEncoder(
-        SlideReading.model_validate(model.config.slide_tokens), model.get_input_embeddings().weight.shape[1]
-    )
+    try:
+        reading = SlideReading.model_validate(model.config.slide_tokens)
+    except ValidationError as error:
+        raise UserError(
+            f"{folder}: the `slide_tokens` of its config.json are not those of this pathloom; train it again ({error})"
+        ) from error
+    slide = SlideEncoder(reading, model.get_input_embeddings().weight.shape[1])
     tensors = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:

@@ -135,7 +135,7 @@ def write_slide(
     plan: SlidePlan, path: Path, *, tile_px: int = TILE_PX, quality: int = QUALITY, quiet: bool = True
 ) -> None:
     """Write the slide as a pyramidal TIFF, and its truth beside it as PATH's name with .geojson."""
-    write_geojson(plan.outlines(), path.with_suffix(".geojson"))
+    write_geojson(plan.features(), path.with_suffix(".geojson"))
     painter = SlidePainter(plan)
     write_pyramid(
         path,

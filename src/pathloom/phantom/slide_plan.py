@@ -87,7 +87,7 @@ class SlidePlan:
         mask = rasterise(near, x_l0, y_l0, samples, samples, side_l0 / samples)
         return float(np.count_nonzero(mask)) / samples**2
 
-    def outlines(self) -> list[dict[str, Any]]:
+    def features(self) -> list[dict[str, Any]]:
         """Tissue, gaps, benign foci and lesion as annotations that QuPath opens."""
         named = [("tissue", one) for one in self.tissue_l0]
         named += [("gap", one) for one in self.gaps_l0]

@@ -1,13 +1,25 @@
 """Which slides a file or folder holds, and when one of them has changed."""
 
-from collections import Counter
+import filecmp
 from pathlib import Path
 
 from pathloom.images import BadImage
 from pathloom.slides.dicom import DICOM_SUFFIX, read_object
 
-SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide")
-"""Formats of OpenSlide; .ome.tif and .ome.tiff are among them."""
+SLIDE_SUFFIXES = (
+    ".svs",
+    ".tif",
+    ".tiff",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".vms",
+    ".vmu",
+    ".bif",
+    ".svslide",
+    ".czi",
+)
+"""Formats of OpenSlide 4.0.1, DICOM aside; .ome.tif and .ome.tiff are among them."""
 
 
 def find_slides(place: Path) -> dict[str, Path]:
@@ -34,18 +46,22 @@ def find_slides(place: Path) -> dict[str, Path]:
 def _find_series(place: Path, folder: Path, files: list[Path]) -> dict[str, Path]:
     """Name -> first file of each series in one folder.
 
-    A file that bears the instance UID of another one of its series is a copy, or a changed one: a slide of its own.
+    A file that bears the instance UID of another one of its series is left out where it is a copy of it, and a slide of
+    its own where it has been changed.
     """
     series: dict[tuple[str, int], Path] = {}
-    times_seen: Counter[str] = Counter()
+    bearers: dict[tuple[str, str], list[Path]] = {}
     for path in files:
         try:
             found = read_object(path)
         except BadImage:
             continue
-        if found.is_slide:
-            series.setdefault((found.series, times_seen[found.instance] if found.instance else 0), path)
-            times_seen[found.instance] += 1
+        if not found.is_slide:
+            continue
+        same = bearers.setdefault((found.series, found.instance or path.name), [])
+        if not any(filecmp.cmp(path, other, shallow=False) for other in same):
+            series.setdefault((found.series, len(same)), path)
+            same.append(path)
     firsts = list(series.values()) or files[:1]
     if len(firsts) > 1:
         return {path.relative_to(place).as_posix(): path for path in firsts}

@@ -3,7 +3,7 @@
 A tile's pixels are defined without regard to how they are read: the smallest level that is at or above the wanted
 resolution; on it the square of round(size_px * mpp / level's mpp) pixels whose corner is the tile's place in whole
 pixels of the level, rounded half up; resized from that square alone (Pillow, BILINEAR with support over all its
-pixels) where it is not size_px already. One read a tile gives the same pixels, only later.
+pixels) where it is not size_px already. One read a tile gives the same pixels; supertiles are what threads share.
 """
 
 import itertools

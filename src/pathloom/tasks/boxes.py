@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from pathloom.masks import match_masks
+from pathloom.masks import match_overlaps
 from pathloom.schema import Box, Sample
 from pathloom.tasks.free import free_boxes
 from pathloom.tasks.task import Answer, Task, Template
@@ -195,8 +195,8 @@ def _grade(sample: Sample, answer: Answer) -> Mapping[str, float]:
                  and false-alarm rate 1 - H / P (VLM-R1). Can be gamed: needless boxes cost 0.15 together at most, so
                  a grid that happens to fit is paid more than half of the right boxes
     mean_iou     sum of matched IoU / max(T, P) (Visual-RFT's IoU reward): every needless box costs its full share
-    overlap      the same without a least IoU, pairs of the largest overlap first (`match_masks`): ours, so that a box
-                 that comes nearer is paid more before it is a hit. Can be gamed: a constant earns what it covers
+    overlap      the same without a least IoU, the largest overlap paired first (`match_overlaps`): ours, so that a
+                 box that comes nearer is paid more before it is a hit. Can be gamed: a constant earns what it covers
 
     In all of them a box over the whole picture is a hit where the one true box covers half of the picture.
     """
@@ -223,7 +223,7 @@ def _overlap(predicted: Sequence[Box], true: Sequence[Box]) -> float:
     import numpy as np
 
     ious = np.array([[iou(box, other) for other in true] for box in predicted])
-    return float(sum(ious[pair] for pair in match_masks(ious))) / max(len(predicted), len(true))
+    return float(sum(ious[pair] for pair in match_overlaps(ious))) / max(len(predicted), len(true))
 
 
 def constant_boxes(samples: Sequence[Sample]) -> list[list[float]]:

@@ -20,7 +20,7 @@ from pathloom.masks import (
     Segmenter,
     cut_mask_of,
     fill_boxes,
-    match_masks,
+    match_overlaps,
     overlaps,
     segment_classically,
 )
@@ -129,7 +129,7 @@ def _measure(
     row_of = {place: row for row, place in enumerate(dict.fromkeys(places))}
     rows = [row_of[place] for place in places]
     overlap = found.iou()
-    pairs = [(rows[predicted], true_one) for predicted, true_one in match_masks(overlap[rows])]
+    pairs = [(rows[predicted], true_one) for predicted, true_one in match_overlaps(overlap[rows])]
 
     def mean(of: "NDArray[np.float64]") -> float:
         return float(sum(of[pair] for pair in pairs)) / max(len(places), len(true))
@@ -148,7 +148,7 @@ def _measure(
 def _grade_drawn(sample: Sample, answer: Answer, segment: Segmenter) -> Mapping[str, float]:
     """Measures of the masks that `segment` draws for P places against T true masks, all of one picture in [0, 1].
 
-    Predicted and true masks are paired one to one by `match_masks`: the largest IoU first, any overlap pairs. dice,
+    Predicted and true masks are paired one to one by `match_overlaps`: the largest IoU first, any overlap pairs. dice,
     iou, precision and recall are those of the pairs' pixels, summed and divided by max(T, P): a thing that was missed
     and a place that was needless count 0 each. A metric is the mean of these over pictures. So PathoMLLM evaluates
     (its README: macro over images, greedy one-to-one matching, zero for misses), without saying by what it divides;

@@ -140,7 +140,7 @@ def run_by_fold(
     if not folds:
         training = _training_set(config, samples, None)
         return train_one(config, training, base, out, **beside, **replay.beside(training, None)) | counted
-    counts = {}
+    counts, warnings = {}, []
     for fold in folds:
         folder = out / fold
         if not (folder / CARD_FILE).is_file():  # the card is written last: a fold that has one is finished
@@ -148,9 +148,10 @@ def run_by_fold(
             # cross-validated before: each fold goes on from its own model
             start = str(Path(base) / fold) if (Path(base) / fold).is_dir() else base
             training = _training_set(config, samples, fold)
-            train_one(config, training, start, folder, **beside, **replay.beside(training, fold))
+            told = train_one(config, training, start, folder, **beside, **replay.beside(training, fold))
+            warnings += [f"{fold}: {warning}" for warning in told.get("warnings", ())]
         counts[fold] = sum(sample.split == fold for sample in samples)
-    return {"folds": counts} | counted
+    return {"folds": counts} | counted | ({"warnings": warnings} if warnings else {})
 
 
 def _learnable(

@@ -115,8 +115,8 @@ class Rows:
         for sample in self.samples:
             if sample.task == "caption" and not sample.answer:
                 raise UserError(
-                    f"sample {sample.id} has no answer to learn: give `labels` where slides are ingested, or name the "
-                    "tasks to learn in `tasks`"
+                    f"sample {sample.id} has no answer to learn: give `labels` where slides are ingested, run "
+                    "`annotate` and `consensus` on cells first, or name the tasks to learn in `tasks`"
                 )
         self.num_new = len(samples)
         self.style = style
