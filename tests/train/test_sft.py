@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image as PILImage
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from tests.fixtures import FAMILIES, make_sample, noting
@@ -417,3 +418,19 @@ def test_a_recipe_may_set_another_picture_size_for_training_and_all_that_follows
     assert read_card(tmp_path).max_pixels == 56 * 56
     _, processor = load_model(str(tmp_path))
     assert processor.image_processor.size["longest_edge"] == 56 * 56
+
+
+def test_a_recipe_may_have_small_pictures_enlarged_for_training_and_all_that_follows(inputs, tmp_path):
+    sizes = {"min_pixels": 84 * 84, "max_pixels": 112 * 112}
+    run_sft(config(**sizes, trainer={**TRAINER, "max_steps": 1}), inputs, tmp_path)
+
+    card = read_card(tmp_path)
+    assert (card.min_pixels, card.max_pixels) == (84 * 84, 112 * 112)
+    _, processor = load_model(str(tmp_path))
+    small = processor.image_processor(PILImage.new("RGB", (28, 28)), return_tensors="pt")
+    assert small["image_grid_thw"].tolist() == [[1, 6, 6]]  # 84 px, patches of 14
+
+
+def test_a_least_size_above_the_largest_is_refused_with_both_keys(inputs, tmp_path):
+    with pytest.raises(UserError, match=r"min_pixels.*max_pixels"):
+        run_sft(config(min_pixels=112 * 112, max_pixels=56 * 56), inputs, tmp_path)

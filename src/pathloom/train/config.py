@@ -71,7 +71,7 @@ class TrainConfig(StageConfig):
     Samples of splits fold-0 ... fold-k give k models in sub-folders, each trained without its own fold.
     """
 
-    added_later: ClassVar[tuple[str, ...]] = ("slides", "slide_tokens")
+    added_later: ClassVar[tuple[str, ...]] = ("slides", "slide_tokens", "min_pixels")
 
     samples: tuple[str, ...] = Field(min_length=1, description="stages whose training Samples are learnt")
     model: ModelRef
@@ -94,6 +94,11 @@ class TrainConfig(StageConfig):
     )
     lora: LoraSettings | None = None
     augment: bool = Field(default=False, description="flips and right-angle turns, new in every epoch")
+    min_pixels: int | None = Field(
+        default=None,
+        ge=784,
+        description="area to which smaller pictures are enlarged; default: the model's own",
+    )
     max_pixels: int | None = Field(
         default=None,
         ge=784,

@@ -173,13 +173,16 @@ def _starts(config: ExpertsConfig, inputs: Mapping[str, Path], out: Path) -> dic
 
 def _sizes_apart(config: ExpertsConfig, starts: Mapping[str, str], processor: Any) -> list[str]:
     """What to tell of stages that saw pictures of another size than the mixture will, where the entry names none."""
-    own = processor.image_processor.size["longest_edge"]  # an area
-    cards = {stage: load_card(folder) for stage, folder in starts.items() if config.max_pixels is None}
+    size = processor.image_processor.size  # areas
+    own = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+    cards = {stage: load_card(folder) for stage, folder in starts.items()}
     return [
-        f"{stage} was shown pictures of {card.max_pixels:,} pixels at most and the mixture is shown {own:,}: set "
-        "max_pixels"
+        f"{stage} was shown pictures with {key} {getattr(card, key):,}, and the mixture is shown them with {area:,}: "
+        f"set {key}"
+        for key, area in own.items()
+        if getattr(config, key) is None
         for stage, card in cards.items()
-        if card is not None and card.max_pixels != own
+        if card is not None and getattr(card, key) != area
     ]
 
 

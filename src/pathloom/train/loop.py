@@ -5,7 +5,7 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -252,8 +252,7 @@ def load_trainable(
             f"{config.name}.model: {base} is a mixture of experts, and nothing trains or reinforces one: train and "
             "reinforce each expert's stage first, then put them together by a stage `experts`"
         )
-    if config.max_pixels is not None:
-        processor.image_processor.size["longest_edge"] = config.max_pixels  # an area, not an edge
+    _resize(config, processor.image_processor.size)
     if shelf is not None:
         _teach_slides(config, model, shelf, training)
     ticket_form(model, processor)  # refuses a processor that would resize the slides' tickets
@@ -261,6 +260,19 @@ def load_trainable(
     if os.environ.get("RANK", "0") == "0":  # one line, not one of each process
         tqdm.write(what_learns(config, count_trainable(model)))
     return model, processor
+
+
+def _resize(config: TrainConfig, size: MutableMapping[str, int]) -> None:
+    """Write the entry's areas into a processor, which calls them edges. Raises UserError where they cross."""
+    if config.min_pixels is not None:
+        size["shortest_edge"] = config.min_pixels
+    if config.max_pixels is not None:
+        size["longest_edge"] = config.max_pixels
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise UserError(
+            f"{config.name}: pictures would be enlarged to {size['shortest_edge']} pixels (min_pixels) and be shown "
+            f"with {size['longest_edge']} at most (max_pixels); set both, the first below the second"
+        )
 
 
 def _teach_slides(config: TrainConfig, model: Any, shelf: Shelf, training: Sequence[Sample]) -> None:
